@@ -1,0 +1,1 @@
+//! The only forwarding decision: every rung of the datapath calls it.

@@ -1,0 +1,115 @@
+//! Meaning: what the replicated entries say, judged when read. A view decides for each entry whether its author may
+//! say it, and keeps the reason for what it refused. Pure: built from a roll's standing, a document and the wall
+//! clock (for expiry alone). Invariant: nothing here decides what is *stored*.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+
+use crate::identity::{ClusterId, Digest, NodeKey};
+use crate::roll::Member;
+use crate::time::UnixMs;
+
+pub mod name;
+pub use name::Name;
+
+/// One consistent reading of the cluster. Cheap to share behind an `Arc`; rebuilt when the roll, the document or an
+/// expiry changes it.
+#[derive(Clone, Debug)]
+pub struct View {
+    pub cluster: ClusterId,
+    pub me: NodeKey,
+    /// All who stand, whether online or not.
+    pub nodes: BTreeMap<NodeKey, NodeInfo>,
+    pub services: BTreeMap<Name, ServiceInfo>,
+    /// Services served without a name, reached by provider and port.
+    pub unnamed: Vec<Provider>,
+    /// Entries that do not count, each with its reason.
+    pub refused: Vec<RefusedEntry>,
+    /// Digests that are equal on nodes that hold equal content: the roll, then the lanes facts, live, state.
+    pub roots: [Digest; 4],
+    /// Bytes of replicated entries that count toward quotas, over all authors and lanes.
+    pub document_bytes: u64,
+}
+
+/// A member as the others see it.
+#[derive(Clone, Debug)]
+pub struct NodeInfo {
+    pub key: NodeKey,
+    pub name: Option<Name>,
+    /// Where it says it can be reached by UDP, at most 8.
+    pub addrs: Vec<SocketAddr>,
+    pub member: Member,
+    pub liveness: Liveness,
+    /// Peers with whom both ends claim a link.
+    pub links: Vec<NodeKey>,
+}
+
+/// Whether a node is reachable through links that both ends claim and live nodes vouch for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Liveness {
+    /// This node itself.
+    Me,
+    /// Reached over `via`, the neighbour of ours that the path starts with (itself when adjacent), in `hops`.
+    Online { via: NodeKey, hops: u8 },
+    /// No live node vouches for it.
+    Offline,
+}
+
+impl Liveness {
+    #[must_use]
+    pub const fn is_online(&self) -> bool {
+        !matches!(self, Self::Offline)
+    }
+}
+
+/// What a service speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+/// A named service: its owner's claim and everyone who provides it.
+#[derive(Clone, Debug)]
+pub struct ServiceInfo {
+    pub name: Name,
+    pub owner: NodeKey,
+    pub protocol: Protocol,
+    /// Whether the owner lets other publishers provide it.
+    pub shared: bool,
+    pub claimed: UnixMs,
+    /// The owner if it provides (it may only hold the name), and others where shared; in key order.
+    pub providers: Vec<Provider>,
+    /// Claims of the same name that lost, with the reason.
+    pub conflicts: Vec<Conflict>,
+}
+
+/// A node's local port behind a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Provider {
+    pub node: NodeKey,
+    pub protocol: Protocol,
+    /// The provider's local port.
+    pub port: u16,
+}
+
+/// A claim of a name that another claim won.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    pub author: NodeKey,
+    pub claimed: UnixMs,
+    /// A sentence: why the other claim won.
+    pub reason: String,
+}
+
+/// An entry that does not count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedEntry {
+    pub author: NodeKey,
+    /// The entry's key where it is text, its hexadecimal otherwise.
+    pub key: String,
+    /// A sentence: which rule refused it.
+    pub reason: String,
+}

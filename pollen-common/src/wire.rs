@@ -1,0 +1,1 @@
+//! CBOR of signed and sent things, with bounds. (Skeleton.)
