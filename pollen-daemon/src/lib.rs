@@ -1,1 +1,3 @@
+//! Every side effect of Pollen lives here; what is decided is decided in `pollen_common`.
 
+pub mod control;

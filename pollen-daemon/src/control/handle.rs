@@ -1,0 +1,190 @@
+//! What the control socket and the metrics need from a running daemon, as one trait that the daemon implements.
+//! Owns the shapes that cross this seam; must not know how the daemon is wired, nor HTTP.
+//! Invariant: every method is cheap and bounded; a request that waits does so in the future it returns.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use pollen_common::identity::NodeKey;
+use pollen_common::node::{Command, Event, EventKind, Refusal, Reply};
+use pollen_common::time::UnixMs;
+use pollen_common::views::{Name, Protocol, View};
+use tokio::sync::broadcast;
+
+/// The answer of a request that may wait.
+pub type Answer<'a, T> = BoxFuture<'a, Result<T, Refusal>>;
+
+/// A running daemon, as its operator's tools see it.
+pub trait Daemon: Send + Sync + 'static {
+    /// Facts that do not change while it runs.
+    fn about(&self) -> About;
+    /// The node's present reading of the cluster.
+    fn view(&self) -> Arc<View>;
+    /// Counters and gauges of every part, for `status` and `/metrics`.
+    fn numbers(&self) -> Numbers;
+    /// A request to the node: invites and statements signed elsewhere.
+    fn command(&self, command: Command) -> Answer<'_, Reply>;
+    /// The rules that decided what the view says of `subject`, a sentence each.
+    fn why(&self, subject: Subject) -> Answer<'_, Vec<String>>;
+
+    /// Publishes a local port. Idempotent; kept across restarts once answered.
+    fn serve(&self, request: Serve) -> Answer<'_, ()>;
+    /// Stops publishing; `NotFound` if this node does not.
+    fn unserve(&self, request: ServiceRef) -> Answer<'_, ()>;
+    /// Opens a local listener to a service of the mesh. Idempotent; kept across restarts once answered.
+    fn connect(&self, request: Connect) -> Answer<'_, Listener>;
+    /// Closes local listeners; answers with those it closed, `NotFound` if there was none.
+    fn disconnect(&self, request: Disconnect) -> Answer<'_, Vec<Listener>>;
+    /// The local listeners there are, in the order of their ports.
+    fn listeners(&self) -> Vec<Listener>;
+
+    /// The timeline kept, oldest first, and what follows it without a gap.
+    fn events(&self) -> (Vec<EventRecord>, broadcast::Receiver<EventRecord>);
+    /// At most `lines` of the newest log lines, oldest first, and what follows them without a gap.
+    fn logs(&self, lines: usize) -> (Vec<String>, broadcast::Receiver<String>);
+
+    /// The settings in force.
+    fn settings(&self) -> Settings;
+    /// Makes settings durable and puts the log level in force. The control server itself moves the metrics listener,
+    /// before it calls this.
+    fn apply(&self, settings: Settings) -> Answer<'_, ()>;
+
+    /// Starts an orderly end: streams drain for a bounded time, neighbours are told goodbye. Returns at once.
+    fn shutdown(&self);
+}
+
+/// Facts about a running daemon.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// Its state directory.
+    pub dir: PathBuf,
+    /// The UDP port it is bound to.
+    pub port: u16,
+    /// When it started.
+    pub started: UnixMs,
+    /// Whether the operator declared it reachable by anyone (`--public`).
+    pub public: bool,
+}
+
+/// What `why` asks about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    Node(NodeKey),
+    Service(Name),
+}
+
+/// A service of this node's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServiceRef {
+    Name(Name),
+    /// By local port. `unserve` removes whatever is published on it, named or not.
+    Port(u16),
+}
+
+/// A local port to publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Serve {
+    pub port: u16,
+    pub name: Option<Name>,
+    pub protocol: Protocol,
+    pub shared: bool,
+}
+
+/// A local listener to open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connect {
+    /// A name, or with a provider its port.
+    pub service: ServiceRef,
+    /// A node name or a prefix of its hexadecimal key.
+    pub provider: Option<String>,
+    /// The service's own port where absent.
+    pub local_port: Option<u16>,
+}
+
+/// Local listeners to close.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disconnect {
+    /// A service's name, or the listener's *local* port.
+    pub service: ServiceRef,
+    pub provider: Option<String>,
+}
+
+/// A local listener to a service of the mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// A name, or the port of an unnamed service.
+    pub service: ServiceRef,
+    /// The one provider it is pinned to.
+    pub provider: Option<NodeKey>,
+    pub protocol: Protocol,
+    /// Where it listens; several where both loopback families do.
+    pub local: Vec<SocketAddr>,
+}
+
+/// An event with its place in the timeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventRecord {
+    /// Counts from 1 at each start of the daemon.
+    pub seq: u64,
+    pub at: UnixMs,
+    pub event: Event,
+}
+
+/// What an operator may change while the daemon runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Where `/metrics` listens; not at all where absent.
+    pub http: Option<SocketAddr>,
+    /// The filter of the logs, in the syntax of `tracing`: `info` where absent.
+    pub log_level: Option<String>,
+}
+
+/// Counters and gauges. Counters count from the start of the daemon and never go down.
+#[derive(Clone, Debug, Default)]
+pub struct Numbers {
+    /// One per peer with a connection.
+    pub peers: Vec<PeerNumbers>,
+    /// Incoming frames and datagrams that were dropped, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    pub services: ServiceNumbers,
+    /// Events by kind.
+    pub events: BTreeMap<EventKind, u64>,
+}
+
+/// A connected peer.
+#[derive(Clone, Debug)]
+pub struct PeerNumbers {
+    pub peer: NodeKey,
+    /// How packets travel at present: `direct`.
+    pub path: String,
+    /// Where they go.
+    pub remote: Option<SocketAddr>,
+    pub rtt: Duration,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub datagrams_in: u64,
+    pub datagrams_out: u64,
+    /// Packets that QUIC held for lost.
+    pub lost: u64,
+}
+
+/// What the services carry.
+#[derive(Clone, Debug, Default)]
+pub struct ServiceNumbers {
+    /// TCP streams open now.
+    pub streams_open: u64,
+    pub streams: u64,
+    /// UDP sessions open now.
+    pub sessions_open: u64,
+    pub sessions: u64,
+    /// Payload from the mesh to local sockets.
+    pub bytes_in: u64,
+    /// Payload from local sockets to the mesh.
+    pub bytes_out: u64,
+    /// Callers turned away, by reason.
+    pub refused: BTreeMap<String, u64>,
+}
