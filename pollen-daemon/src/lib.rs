@@ -1,3 +1,4 @@
 //! Every side effect of Pollen lives here; what is decided is decided in `pollen_common`.
 
 pub mod control;
+pub mod datapath;
