@@ -1,1 +1,10 @@
+//! The lab: real `pln` processes in network namespaces on switches that live in namespaces of their own.
+//! Owns what tests, the demo and the benchmarks need of it; knows `pln` only by its command line and its files.
+//! Invariant: dropping a [`lab::Lab`] leaves nothing behind, and [`lab::sweep`] clears what a killed process left.
 
+pub mod binary;
+pub mod lab;
+pub mod netns;
+pub mod patience;
+pub mod pln;
+pub mod traffic;
