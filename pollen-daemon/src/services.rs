@@ -1,0 +1,451 @@
+//! Services: local ports of this node that others reach, and local listeners to those of others. Owns what is served,
+//! what is listened for and every stream and session in between; must not know how connections come about (see
+//! [`Reach`]), nor how names are published.
+//! Invariants: only a node that stands reaches a port, and only a served one; all work runs on the mesh's runtime, and
+//! no lock is held while it waits.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use pollen_common::identity::NodeKey;
+use pollen_common::node::{Refusal, RefusalKind};
+use pollen_common::views::{Name, Protocol, View};
+use quinn::{Connection, RecvStream, SendStream};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, watch};
+
+use crate::control::handle::{Connect, Disconnect, Listener, Serve, ServiceNumbers, ServiceRef};
+
+mod choose;
+mod config;
+mod dial;
+mod exports;
+pub mod header;
+mod imports;
+mod live;
+mod provide;
+mod pump;
+mod resolve;
+mod session;
+mod tally;
+#[cfg(test)]
+mod tests;
+
+pub use config::{ConfigError, ExportConfig, ImportConfig, ProtocolConfig, ServicesConfig};
+pub use dial::{Reach, Unreachable};
+pub use exports::{EXPORTS_MAX, Export, TooManyExports};
+pub use imports::{IMPORTS_MAX, Import};
+pub use resolve::{ResolveError, node as resolve_node};
+pub use tally::Carried;
+
+use exports::{Exported, Exports};
+use header::Target;
+use imports::{Imported, Imports, Sockets};
+use tally::Tally;
+
+/// Callers unknown so far that may wait for their admission to arrive, all together.
+const STRANGERS_MAX: usize = 256;
+
+/// The services of a node. A handle: clones share everything, and any thread may use them.
+#[derive(Clone)]
+pub struct Services(Arc<Shared>);
+
+/// What all clones and tasks share.
+struct Shared {
+    view: watch::Receiver<Arc<View>>,
+    mesh: OnceLock<MeshSide>,
+    exports: Mutex<Exports>,
+    imports: Mutex<Imports>,
+    memory: Mutex<dial::Memory>,
+    live: Arc<live::Live>,
+    inboxes: Arc<session::Inboxes>,
+    refusals: tally::Refusals,
+    /// What removed exports and imports carried, and still carry until their last stream ends.
+    retired: Mutex<Vec<Arc<Tally>>>,
+    retired_bytes: [AtomicU64; 2],
+    opened_streams: AtomicU64,
+    opened_sessions: AtomicU64,
+    strangers: Semaphore,
+    draining: AtomicBool,
+    session_idle: Duration,
+}
+
+struct MeshSide {
+    reach: Arc<dyn Reach>,
+    runtime: Handle,
+}
+
+/// An export or import, with what it has carried since the start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceCarried {
+    /// The service's name, or its port.
+    pub service: String,
+    pub protocol: Protocol,
+    /// Whether this node provides it, rather than listens for it.
+    pub export: bool,
+    pub carried: Carried,
+}
+
+/// Why a local port was not opened; nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    #[error("cannot listen on local port {port}: {error}")]
+    Bind { port: u16, error: std::io::Error },
+    #[error("this node has {IMPORTS_MAX} listeners already")]
+    TooMany,
+    #[error("the mesh is not up yet")]
+    NotStarted,
+}
+
+impl From<ConnectError> for Refusal {
+    fn from(error: ConnectError) -> Self {
+        let message = error.to_string();
+        let (kind, hint) = match error {
+            ConnectError::Resolve(error) => return error.into(),
+            ConnectError::Bind { .. } => (RefusalKind::Failed, Some("name another local port as the last argument")),
+            ConnectError::TooMany => (RefusalKind::Failed, Some("close one with `pln disconnect`")),
+            ConnectError::NotStarted => (RefusalKind::Unreachable, Some("try again in a moment")),
+        };
+        Self { kind, message, hint: hint.map(str::to_owned) }
+    }
+}
+
+impl From<TooManyExports> for Refusal {
+    fn from(error: TooManyExports) -> Self {
+        Self {
+            kind: RefusalKind::Failed,
+            message: error.to_string(),
+            hint: Some("withdraw one with `pln unserve`".into()),
+        }
+    }
+}
+
+impl Services {
+    /// Services that read `view` and serve nothing yet. Streams may come at once; listeners wait for
+    /// [`start`](Self::start).
+    #[must_use]
+    pub fn new(view: watch::Receiver<Arc<View>>) -> Self {
+        Self::with_session_idle(view, session::SESSION_IDLE)
+    }
+
+    fn with_session_idle(view: watch::Receiver<Arc<View>>, session_idle: Duration) -> Self {
+        Self(Arc::new(Shared {
+            view,
+            mesh: OnceLock::new(),
+            exports: Mutex::default(),
+            imports: Mutex::default(),
+            memory: Mutex::default(),
+            live: live::Live::new(),
+            inboxes: Arc::default(),
+            refusals: tally::Refusals::default(),
+            retired: Mutex::default(),
+            retired_bytes: Default::default(),
+            opened_streams: AtomicU64::new(0),
+            opened_sessions: AtomicU64::new(0),
+            strangers: Semaphore::new(STRANGERS_MAX),
+            draining: AtomicBool::new(false),
+            session_idle,
+        }))
+    }
+
+    /// Takes up the work on `runtime`, the mesh's own, with what `config` says was served and listened for. Entries
+    /// that mean nothing to this version are left out, each with a warning. To be called once.
+    pub fn start(&self, reach: Arc<dyn Reach>, runtime: Handle, config: &ServicesConfig) {
+        let side = MeshSide { reach, runtime: runtime.clone() };
+        assert!(self.0.mesh.set(side).is_ok(), "services are started once");
+        for entry in &config.exports {
+            let added = Export::try_from(entry)
+                .map_err(|error| error.to_string())
+                .and_then(|export| self.0.exports().insert(export).map_err(|error| error.to_string()));
+            if let Err(error) = added {
+                tracing::warn!(error, "left out an export of the configuration");
+            }
+        }
+        for entry in &config.imports {
+            match Import::try_from(entry) {
+                Ok(import) if !self.0.imports().is_full() => drop(self.listen(&runtime, import, None)),
+                Ok(_) => tracing::warn!("left out a listener of the configuration: too many"),
+                Err(error) => tracing::warn!(%error, "left out a listener of the configuration"),
+            }
+        }
+        runtime.spawn(cut_denied(Arc::clone(&self.0)));
+    }
+
+    /// What is served and listened for, to be stored and given to the next [`start`](Self::start).
+    #[must_use]
+    pub fn config(&self) -> ServicesConfig {
+        ServicesConfig {
+            exports: self.0.exports().iter().map(|exported| (&exported.export).into()).collect(),
+            imports: self.0.imports().iter().map(|imported| (&imported.import).into()).collect(),
+        }
+    }
+
+    /// Lets others reach a local port. Idempotent; a name that is served already moves, and its streams are cut.
+    ///
+    /// # Errors
+    /// At [`EXPORTS_MAX`]; nothing was changed.
+    pub fn serve(&self, request: Serve) -> Result<(), TooManyExports> {
+        let Serve { port, name, protocol, shared } = request;
+        let displaced = self.0.exports().insert(Export { name, protocol, port, shared })?;
+        if let Some(displaced) = displaced {
+            self.cut_export(&displaced);
+        }
+        Ok(())
+    }
+
+    /// What is served as `service`: one name, or everything on a port.
+    #[must_use]
+    pub fn served(&self, service: &ServiceRef) -> Vec<Export> {
+        self.0.exports().matching(service)
+    }
+
+    /// Everything that is served.
+    #[must_use]
+    pub fn exports(&self) -> Vec<Export> {
+        self.0.exports().iter().map(|exported| exported.export.clone()).collect()
+    }
+
+    /// Withdraws `service` and cuts its streams. Returns what was withdrawn; nothing if it was not served.
+    pub fn unserve(&self, service: &ServiceRef) -> Vec<Export> {
+        let gone = self.0.exports().matching(service);
+        for export in &gone {
+            let removed = self.0.exports().remove(export);
+            self.cut_export(export);
+            if let Some(tally) = removed {
+                self.0.retire(tally);
+            }
+        }
+        gone
+    }
+
+    /// Opens a local listener to a service of the mesh. Idempotent: the same service and provider answer with the
+    /// listener there is, unless another local port is asked for.
+    ///
+    /// # Errors
+    /// When no such service is known, or the local port cannot be bound; nothing was changed.
+    pub fn connect(&self, request: &Connect) -> Result<Listener, ConnectError> {
+        let runtime = &self.0.mesh.get().ok_or(ConnectError::NotStarted)?.runtime;
+        let view = self.0.view.borrow().clone();
+        let found = resolve::service(&view, &request.service, request.provider.as_deref())?;
+        if let Some(there) = self.0.imports().find(&found.target, found.provider, request.local_port) {
+            return Ok(there.listener());
+        }
+        if self.0.imports().is_full() {
+            return Err(ConnectError::TooMany);
+        }
+        let port = request.local_port.unwrap_or(found.port);
+        let sockets = Sockets::bind(found.protocol, port).map_err(|error| ConnectError::Bind { port, error })?;
+        let import = Import {
+            target: found.target,
+            provider: found.provider,
+            protocol: found.protocol,
+            local_port: sockets.port(),
+        };
+        Ok(self.listen(runtime, import, Some(sockets)))
+    }
+
+    fn listen(&self, runtime: &Handle, import: Import, sockets: Option<Sockets>) -> Listener {
+        let imported = Imported::new(import);
+        if let Some(sockets) = &sockets {
+            imported.listening_on(sockets);
+        }
+        let listener = imported.listener();
+        let (stop, stopped) = watch::channel(());
+        self.0.imports().push(Arc::clone(&imported), stop);
+        runtime.spawn(imports::run(Arc::clone(&self.0), imported, sockets, stopped));
+        listener
+    }
+
+    /// Closes listeners: those to a service's name, or the one on a local port. Open streams finish. Returns those
+    /// that were closed.
+    ///
+    /// # Errors
+    /// When the provider named is not known, or ambiguous; nothing was changed.
+    pub fn disconnect(&self, request: &Disconnect) -> Result<Vec<Listener>, ResolveError> {
+        let view = self.0.view.borrow().clone();
+        let provider = request.provider.as_deref().map(|text| resolve::node(&view, text)).transpose()?;
+        let condemned = |import: &Import| {
+            let named = match &request.service {
+                ServiceRef::Name(name) => import.target == Target::Name(name.clone()),
+                ServiceRef::Port(port) => import.local_port == *port,
+            };
+            named && provider.is_none_or(|provider| import.provider == Some(provider))
+        };
+        let gone = self.0.imports().remove(condemned);
+        for imported in &gone {
+            self.0.retire(Arc::clone(&imported.tally));
+        }
+        Ok(gone.iter().map(|imported| imported.listener()).collect())
+    }
+
+    /// The local listeners, in the order of their ports.
+    #[must_use]
+    pub fn listeners(&self) -> Vec<Listener> {
+        let mut all: Vec<_> = self.0.imports().iter().map(|i| (i.import.local_port, i.listener())).collect();
+        all.sort_by_key(|(port, _)| *port);
+        all.into_iter().map(|(_, listener)| listener).collect()
+    }
+
+    /// How this node's listeners to a named service placed their last connections, a sentence each.
+    #[must_use]
+    pub fn why(&self, service: &Name) -> Vec<String> {
+        let target = Target::Name(service.clone());
+        self.0.imports().iter().filter(|imported| imported.import.target == target).flat_map(|i| i.why()).collect()
+    }
+
+    /// Counters and gauges over all services.
+    #[must_use]
+    pub fn numbers(&self) -> ServiceNumbers {
+        let (streams_open, sessions_open) = self.0.live.counts();
+        let mut bytes = self.0.retired_bytes();
+        for carried in self.carried() {
+            bytes[0] += carried.carried.bytes_in;
+            bytes[1] += carried.carried.bytes_out;
+        }
+        ServiceNumbers {
+            streams_open: streams_open as u64,
+            streams: self.0.opened_streams.load(Ordering::Relaxed),
+            sessions_open: sessions_open as u64,
+            sessions: self.0.opened_sessions.load(Ordering::Relaxed),
+            bytes_in: bytes[0],
+            bytes_out: bytes[1],
+            refused: self.refusals().into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
+        }
+    }
+
+    /// Each export and import with what it has carried.
+    #[must_use]
+    pub fn carried(&self) -> Vec<ServiceCarried> {
+        let exports = self
+            .0
+            .exports()
+            .iter()
+            .map(|exported| ServiceCarried {
+                service: exported.export.label(),
+                protocol: exported.export.protocol,
+                export: true,
+                carried: exported.tally.read(),
+            })
+            .collect::<Vec<_>>();
+        let imports = self
+            .0
+            .imports()
+            .iter()
+            .map(|imported| ServiceCarried {
+                service: imported.import.target.to_string(),
+                protocol: imported.import.protocol,
+                export: false,
+                carried: imported.tally.read(),
+            })
+            .collect::<Vec<_>>();
+        exports.into_iter().chain(imports).collect()
+    }
+
+    /// Callers turned away and datagrams of no session, by reason.
+    #[must_use]
+    pub fn refusals(&self) -> BTreeMap<&'static str, u64> {
+        let mut refusals = self.0.refusals.read();
+        let astray = self.0.inboxes.astray();
+        if astray > 0 {
+            refusals.insert("datagram_of_no_session", astray);
+        }
+        refusals
+    }
+
+    /// Accepts nothing new, from clients or peers, and lets open TCP streams finish for at most `limit`; what is left
+    /// then is reset. UDP sessions, which have no end of their own, are not waited for.
+    pub async fn drain(&self, limit: Duration) {
+        self.0.draining.store(true, Ordering::Relaxed);
+        self.0.imports().close();
+        let _ = tokio::time::timeout(limit, self.0.live.streams_done()).await;
+        self.0.live.cut(|_| true);
+    }
+
+    /// A stream that `peer` opened, behind its kind byte. To be called on the mesh's runtime; returns at once.
+    pub fn take_stream(
+        &self,
+        peer: NodeKey,
+        connection: &Connection,
+        protocol: Protocol,
+        send: SendStream,
+        recv: RecvStream,
+    ) {
+        let incoming = provide::Incoming { peer, connection: connection.clone(), protocol, send, recv };
+        drop(tokio::spawn(provide::serve(Arc::clone(&self.0), incoming)));
+    }
+
+    /// A datagram of services, its first byte included.
+    pub fn take_datagram(&self, connection: &Connection, datagram: &Bytes) {
+        self.0.inboxes.deliver(connection.stable_id(), datagram);
+    }
+
+    fn cut_export(&self, export: &Export) {
+        self.0.live.cut(|owner| owner.export.as_ref().is_some_and(|reached| reached.is_same(export)));
+    }
+}
+
+impl Shared {
+    fn exports(&self) -> MutexGuard<'_, Exports> {
+        self.exports.lock().expect("nothing panics while it holds this lock")
+    }
+
+    fn imports(&self) -> MutexGuard<'_, Imports> {
+        self.imports.lock().expect("nothing panics while it holds this lock")
+    }
+
+    fn memory(&self) -> MutexGuard<'_, dial::Memory> {
+        self.memory.lock().expect("nothing panics while it holds this lock")
+    }
+
+    fn count_opened(&self, protocol: Protocol) {
+        match protocol {
+            Protocol::Tcp => self.opened_streams.fetch_add(1, Ordering::Relaxed),
+            Protocol::Udp => self.opened_sessions.fetch_add(1, Ordering::Relaxed),
+        };
+    }
+
+    /// Keeps the bytes of a removed export or import in the totals, which must never go down.
+    fn retire(&self, tally: Arc<Tally>) {
+        self.retired.lock().expect("nothing panics while it holds this lock").push(tally);
+        // Folds those whose streams have all ended, so that serving and withdrawing forever costs nothing.
+        self.retired_bytes();
+    }
+
+    /// Bytes in and out of all that was removed.
+    fn retired_bytes(&self) -> [u64; 2] {
+        let mut retired = self.retired.lock().expect("nothing panics while it holds this lock");
+        let mut alive = [0, 0];
+        retired.retain(|tally| {
+            let carried = tally.read();
+            let bytes = [carried.bytes_in, carried.bytes_out];
+            let ended = Arc::strong_count(tally) == 1;
+            for (direction, bytes) in bytes.into_iter().enumerate() {
+                if ended {
+                    self.retired_bytes[direction].fetch_add(bytes, Ordering::Relaxed);
+                } else {
+                    alive[direction] += bytes;
+                }
+            }
+            !ended
+        });
+        [0, 1].map(|direction| alive[direction] + self.retired_bytes[direction].load(Ordering::Relaxed))
+    }
+}
+
+fn export_of(shared: &Shared, target: &Target, protocol: Protocol) -> Option<Exported> {
+    shared.exports().find(target, protocol)
+}
+
+/// Cuts the streams of whoever ceases to stand, for as long as there are views.
+async fn cut_denied(shared: Arc<Shared>) {
+    let mut view = shared.view.clone();
+    while view.changed().await.is_ok() {
+        let now = view.borrow_and_update().clone();
+        shared.live.cut(|owner| owner.peer != now.me && !now.nodes.contains_key(&owner.peer));
+    }
+}

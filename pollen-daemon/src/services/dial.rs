@@ -1,0 +1,261 @@
+//! The caller's side: from an import to an open stream at one of its providers, failing over between them.
+//! Invariant: no byte of the client leaves this node before a provider has accepted, so that trying another one can
+//! never repeat what the first has already acted upon.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::time::Duration;
+
+use pollen_common::identity::NodeKey;
+use pollen_common::views::{Protocol, View};
+use quinn::{Connection, RecvStream, SendStream};
+use tokio::time::Instant;
+
+use super::choose::{self, Candidate};
+use super::header::{self, Denial, Header, Target};
+use super::imports::Import;
+use super::pump::{self, CODE_RESET};
+use super::session::Carrier;
+use super::{Shared, resolve};
+
+/// How long one provider may take, from dialling to its answer, while others are left: about what it takes to notice
+/// that a machine is dead, and enough for a handshake and a lookup around the globe.
+const ATTEMPT_MAX: Duration = Duration::from_secs(2);
+/// The same for the last one: it may still be waiting for its local server.
+const LAST_ATTEMPT_MAX: Duration = Duration::from_secs(10);
+/// How long a provider that failed stands back behind the others.
+const FAILED_FOR: Duration = Duration::from_secs(5);
+/// Providers tried for one connection: clients give up sooner than a longer list ends.
+const ATTEMPTS_MAX: usize = 4;
+/// Failures and latencies remembered: one for each provider of each service in a large cluster.
+const REMEMBERED_MAX: usize = 4096;
+
+/// Connections with other nodes, dialled when they are needed.
+pub trait Reach: Send + Sync + 'static {
+    /// The current connection with `peer`, or a new one to any of `addrs`.
+    fn connection(
+        &self,
+        peer: NodeKey,
+        addrs: Vec<SocketAddr>,
+    ) -> Pin<Box<dyn Future<Output = Result<Connection, Unreachable>> + Send + '_>>;
+}
+
+/// No connection with a peer came up; the reason as a sentence.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unreachable(pub String);
+
+/// Why one provider did not take a connection. Nothing of the client was sent.
+#[derive(Debug, thiserror::Error)]
+enum AttemptError {
+    #[error("unreachable: {0}")]
+    Unreachable(#[from] Unreachable),
+    #[error("no answer in time")]
+    Silent,
+    #[error("{0}")]
+    Denied(Denial),
+    #[error("the connection broke before an answer came")]
+    Broken,
+    #[error("local server: {0}")]
+    Local(std::io::Error),
+}
+
+/// Why no provider took a connection.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum NoProvider {
+    #[error("nobody provides it at present")]
+    None,
+    #[error("every provider failed: {}", .0.join("; "))]
+    AllFailed(Vec<String>),
+    #[error("this node is at its limit of open streams")]
+    Busy,
+}
+
+/// An open way to a provider.
+pub(super) enum Way {
+    Mesh(Carrier),
+    /// This node provides it itself, on this port.
+    Local(Local),
+}
+
+/// A socket to a server of this very node.
+pub(super) enum Local {
+    Tcp(tokio::net::TcpStream),
+    Udp(tokio::net::UdpSocket),
+}
+
+/// A way, and how it came to be chosen.
+pub(super) struct Opened {
+    pub way: Way,
+    pub provider: NodeKey,
+    pub reason: String,
+    /// Those tried before, with what went wrong.
+    pub failed: Vec<String>,
+}
+
+/// What earlier connections taught of providers.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    failures: BTreeMap<(NodeKey, Target), (Instant, String)>,
+    rtts: BTreeMap<NodeKey, Duration>,
+}
+
+impl Memory {
+    fn failed(&mut self, provider: NodeKey, target: &Target, why: String) {
+        let now = Instant::now();
+        if self.failures.len() >= REMEMBERED_MAX {
+            self.failures.retain(|_, (at, _)| now.duration_since(*at) < FAILED_FOR);
+        }
+        if self.failures.len() < REMEMBERED_MAX {
+            self.failures.insert((provider, target.clone()), (now, why));
+        }
+    }
+
+    fn worked(&mut self, provider: NodeKey, target: &Target, rtt: Option<Duration>) {
+        self.failures.remove(&(provider, target.clone()));
+        if let Some(rtt) = rtt
+            && (self.rtts.len() < REMEMBERED_MAX || self.rtts.contains_key(&provider))
+        {
+            self.rtts.insert(provider, rtt);
+        }
+    }
+
+    fn failure(&self, provider: NodeKey, target: &Target) -> Option<String> {
+        let (at, why) = self.failures.get(&(provider, target.clone()))?;
+        (at.elapsed() < FAILED_FOR).then(|| why.clone())
+    }
+}
+
+/// The nodes that provide what `import` asks for, with the port at each.
+fn providers(view: &View, import: &Import) -> BTreeMap<NodeKey, u16> {
+    let pinned = |node: &NodeKey| import.provider.is_none_or(|pinned| pinned == *node);
+    match &import.target {
+        Target::Name(name) => view
+            .services
+            .get(name)
+            .into_iter()
+            .flat_map(|service| &service.providers)
+            .filter(|p| p.protocol == import.protocol && pinned(&p.node) && view.nodes.contains_key(&p.node))
+            .map(|p| (p.node, p.port))
+            .collect(),
+        Target::Port(port) => import
+            .provider
+            .filter(|node| view.nodes.contains_key(node) && resolve::serves_port(view, node, *port, import.protocol))
+            .map(|node| (node, *port))
+            .into_iter()
+            .collect(),
+    }
+}
+
+fn candidates(shared: &Shared, view: &View, import: &Import, providers: &BTreeMap<NodeKey, u16>) -> Vec<Candidate> {
+    let memory = shared.memory();
+    let candidate = |node: &NodeKey| Candidate {
+        node: *node,
+        local: *node == view.me,
+        online: view.nodes.get(node).is_some_and(|info| info.liveness.is_online()),
+        rtt: memory.rtts.get(node).copied(),
+        open: shared.live.with(node),
+        failed: memory.failure(*node, &import.target),
+    };
+    providers.keys().map(candidate).collect()
+}
+
+/// Opens a stream to one of the providers.
+pub(super) async fn open(shared: &Shared, import: &Import) -> Result<Opened, NoProvider> {
+    let view = shared.view.borrow().clone();
+    let ports = providers(&view, import);
+    // Without a lot all are compared as if it always fell the same way: worse balance, nothing else.
+    let coin = getrandom::u64().unwrap_or_default();
+    let mut choices = choose::order(candidates(shared, &view, import, &ports), coin);
+    choices.truncate(ATTEMPTS_MAX);
+    if choices.is_empty() {
+        return Err(NoProvider::None);
+    }
+    let last = choices.len() - 1;
+    let mut failed = Vec::new();
+    for (index, choice) in choices.into_iter().enumerate() {
+        let bound = if index == last { LAST_ATTEMPT_MAX } else { ATTEMPT_MAX };
+        let provider = choice.node;
+        let port = ports[&provider];
+        let attempt = async {
+            if provider == view.me {
+                attempt_local(import.protocol, port).await
+            } else {
+                attempt(shared, &view, import, provider).await
+            }
+        };
+        let result = tokio::time::timeout(bound, attempt).await.unwrap_or(Err(AttemptError::Silent));
+        match result {
+            Ok(way) => {
+                let rtt = match &way {
+                    Way::Mesh(carrier) => Some(carrier.connection.rtt()),
+                    Way::Local(_) => None,
+                };
+                shared.memory().worked(provider, &import.target, rtt);
+                return Ok(Opened { way, provider, reason: choice.reason, failed });
+            }
+            Err(error) => {
+                let who = view
+                    .nodes
+                    .get(&provider)
+                    .and_then(|n| n.name.as_ref())
+                    .map_or_else(|| provider.short(), ToString::to_string);
+                tracing::debug!(%provider, service = %import.target, %error, "provider failed");
+                shared.memory().failed(provider, &import.target, error.to_string());
+                failed.push(format!("{who}: {error}"));
+            }
+        }
+    }
+    Err(NoProvider::AllFailed(failed))
+}
+
+async fn attempt_local(protocol: Protocol, port: u16) -> Result<Way, AttemptError> {
+    let local = match protocol {
+        Protocol::Tcp => Local::Tcp(super::exports::dial_tcp(port).await.map_err(AttemptError::Local)?),
+        Protocol::Udp => Local::Udp(super::exports::dial_udp(port).await.map_err(AttemptError::Local)?),
+    };
+    Ok(Way::Local(local))
+}
+
+/// Ends an attempt that was given up, so that the provider does not take it for an orderly, empty connection.
+struct Offer(Option<(SendStream, RecvStream)>);
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        if let Some((send, recv)) = &mut self.0 {
+            pump::reset_stream(send, recv, CODE_RESET);
+        }
+    }
+}
+
+async fn attempt(shared: &Shared, view: &View, import: &Import, provider: NodeKey) -> Result<Way, AttemptError> {
+    let addrs = view.nodes.get(&provider).map(|node| node.addrs.clone()).unwrap_or_default();
+    let mesh = shared.mesh.get().ok_or_else(|| Unreachable("the mesh is not up yet".into()))?;
+    let connection = mesh.reach.connection(provider, addrs).await?;
+    let streams = connection.open_bi().await.map_err(|_| AttemptError::Broken)?;
+    let mut offer = Offer(Some(streams));
+    let (send, recv) = offer.0.as_mut().expect("put there above");
+    let header = Header { target: import.target.clone(), protocol: import.protocol };
+    // A refusal stops this direction, and then says why on the other: read on whatever becomes of the writing.
+    let written = send.write_all(&header.opening()).await;
+    match read_answer(recv).await? {
+        Err(denial) => Err(AttemptError::Denied(denial)),
+        Ok(()) if written.is_err() => Err(AttemptError::Broken),
+        Ok(()) => {
+            let (send, recv) = offer.0.take().expect("taken once");
+            Ok(Way::Mesh(Carrier { connection, send, recv }))
+        }
+    }
+}
+
+async fn read_answer(recv: &mut RecvStream) -> Result<Result<(), Denial>, AttemptError> {
+    let mut byte = [0];
+    recv.read_exact(&mut byte).await.map_err(|_| AttemptError::Broken)?;
+    if header::decode_status(byte[0]).map_err(|_| AttemptError::Broken)? {
+        return Ok(Ok(()));
+    }
+    recv.read_exact(&mut byte).await.map_err(|_| AttemptError::Broken)?;
+    Ok(Err(Denial::from_code(byte[0])))
+}

@@ -1,0 +1,214 @@
+//! What this node serves: local ports, with or without a name. Owns the table and its lookup; announcing an export to
+//! the cluster is the node's part.
+//! Invariant: a name stands for at most one port, and an unnamed port stands once for each protocol.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pollen_common::views::{Name, Protocol};
+use tokio::net::{TcpStream, UdpSocket};
+
+use super::header::Target;
+use super::tally::Tally;
+use crate::control::handle::ServiceRef;
+
+/// Ports that one node serves. Far more than a machine has servers; each is a replicated entry as well.
+pub const EXPORTS_MAX: usize = 1024;
+/// How long a local server may take to accept. It is on this machine: longer means that its backlog is full.
+const LOCAL_DIAL_MAX: Duration = Duration::from_secs(5);
+
+/// A local port that this node serves.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Export {
+    pub name: Option<Name>,
+    pub protocol: Protocol,
+    pub port: u16,
+    /// Whether other publishers may provide the same name; only the announcement depends on it.
+    pub shared: bool,
+}
+
+impl Export {
+    /// As people name it.
+    #[must_use]
+    pub fn label(&self) -> String {
+        self.name.as_ref().map_or_else(|| self.port.to_string(), Name::to_string)
+    }
+
+    /// Whether streams of `other` are streams of this: the same port under the same name.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.name == other.name && self.protocol == other.protocol && self.port == other.port
+    }
+}
+
+/// An export with what it has carried.
+#[derive(Clone, Debug)]
+pub(super) struct Exported {
+    pub export: Export,
+    pub tally: Arc<Tally>,
+}
+
+/// There is no room for another export; nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this node serves {EXPORTS_MAX} ports already")]
+pub struct TooManyExports;
+
+/// Everything that this node serves.
+#[derive(Debug, Default)]
+pub(super) struct Exports(Vec<Exported>);
+
+impl Exports {
+    /// Adds an export, or replaces the one of the same name (or, unnamed, of the same port). Returns the one that
+    /// this displaced, whose streams must be cut.
+    pub(super) fn insert(&mut self, export: Export) -> Result<Option<Export>, TooManyExports> {
+        let same_slot = |old: &Export| match (&old.name, &export.name) {
+            (Some(old), Some(new)) => old == new,
+            (None, None) => old.port == export.port && old.protocol == export.protocol,
+            _ => false,
+        };
+        if let Some(place) = self.0.iter_mut().find(|exported| same_slot(&exported.export)) {
+            let old = std::mem::replace(&mut place.export, export);
+            return Ok((!old.is_same(&place.export)).then_some(old));
+        }
+        if self.0.len() >= EXPORTS_MAX {
+            return Err(TooManyExports);
+        }
+        self.0.push(Exported { export, tally: Arc::default() });
+        Ok(None)
+    }
+
+    /// All that `service` stands for: one name, or everything on a port.
+    pub(super) fn matching(&self, service: &ServiceRef) -> Vec<Export> {
+        let matches = |export: &&Exported| match service {
+            ServiceRef::Name(name) => export.export.name.as_ref() == Some(name),
+            ServiceRef::Port(port) => export.export.port == *port,
+        };
+        self.0.iter().filter(matches).map(|exported| exported.export.clone()).collect()
+    }
+
+    /// Removes an export. What it carried, if there was one.
+    pub(super) fn remove(&mut self, export: &Export) -> Option<Arc<Tally>> {
+        let index = self.0.iter().position(|exported| exported.export.is_same(export))?;
+        Some(self.0.remove(index).tally)
+    }
+
+    /// What a stream that asks for `target` reaches. By port, the unnamed export comes first.
+    pub(super) fn find(&self, target: &Target, protocol: Protocol) -> Option<Exported> {
+        let mut fitting = self.0.iter().filter(|exported| exported.export.protocol == protocol);
+        match target {
+            Target::Name(name) => fitting.find(|exported| exported.export.name.as_ref() == Some(name)),
+            Target::Port(port) => fitting
+                .filter(|exported| exported.export.port == *port)
+                .min_by_key(|exported| exported.export.name.is_some()),
+        }
+        .cloned()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Exported> {
+        self.0.iter()
+    }
+}
+
+/// Connects to the server behind an export.
+pub(super) async fn dial_tcp(port: u16) -> std::io::Result<TcpStream> {
+    let dial = async {
+        match TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
+            Ok(tcp) => Ok(tcp),
+            // A server may listen on ::1 alone; if it does not, the first error says more.
+            Err(first) => TcpStream::connect((Ipv6Addr::LOCALHOST, port)).await.map_err(|_| first),
+        }
+    };
+    let tcp = tokio::time::timeout(LOCAL_DIAL_MAX, dial).await.map_err(|_| std::io::ErrorKind::TimedOut)??;
+    tcp.set_nodelay(true)?;
+    Ok(tcp)
+}
+
+/// A socket of its own for one session, bound to the server behind an export.
+///
+/// # Errors
+/// `ConnectionRefused` when no socket of this machine is bound to the port. UDP itself would tell only after the first
+/// datagram was lost, too late to turn to another provider.
+pub(super) async fn dial_udp(port: u16) -> std::io::Result<UdpSocket> {
+    let (local, server) = match bound_family(port) {
+        Some(Family::V4) => (SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+        Some(Family::V6) => (SocketAddr::from((Ipv6Addr::LOCALHOST, 0)), SocketAddr::from((Ipv6Addr::LOCALHOST, port))),
+        None => return Err(std::io::ErrorKind::ConnectionRefused.into()),
+    };
+    let socket = UdpSocket::bind(local).await?;
+    super::session::enlarge_buffers(&socket);
+    socket.connect(server).await?;
+    Ok(socket)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
+/// The loopback on which some socket is bound to `port`; IPv4 where the kernel's tables cannot be read.
+fn bound_family(port: u16) -> Option<Family> {
+    let (Ok(v4), Ok(v6)) =
+        (std::fs::read_to_string("/proc/self/net/udp"), std::fs::read_to_string("/proc/self/net/udp6"))
+    else {
+        return Some(Family::V4);
+    };
+    // 127.0.0.0/8 stands with its last byte first.
+    let on_v4 = bound_addresses(&v4, port).any(|address| address == "00000000" || address.ends_with("7F"));
+    let on_v6 = bound_addresses(&v6, port)
+        .any(|address| address == "00000000000000000000000000000000" || address == "00000000000000000000000001000000");
+    if on_v4 { Some(Family::V4) } else { on_v6.then_some(Family::V6) }
+}
+
+/// The addresses of the rows of `/proc/net/udp*` bound to `port`, in the kernel's hexadecimal.
+fn bound_addresses(table: &str, port: u16) -> impl Iterator<Item = &str> {
+    table.lines().skip(1).filter_map(move |row| {
+        let (address, bound) = row.split_whitespace().nth(1)?.split_once(':')?;
+        (u16::from_str_radix(bound, 16) == Ok(port)).then_some(address)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn export(name: Option<&str>, port: u16) -> Export {
+        Export { name: name.map(|n| n.parse().expect("a name")), protocol: Protocol::Tcp, port, shared: false }
+    }
+
+    #[test]
+    fn a_name_moves_to_its_new_port_and_displaces_the_old() {
+        let mut exports = Exports::default();
+        assert_eq!(exports.insert(export(Some("api"), 80)), Ok(None));
+        assert_eq!(exports.insert(export(Some("api"), 80)), Ok(None), "serving again changes nothing");
+        assert_eq!(exports.insert(export(Some("api"), 81)), Ok(Some(export(Some("api"), 80))));
+        let found = exports.find(&Target::Name("api".parse().expect("a name")), Protocol::Tcp);
+        assert_eq!(found.map(|e| e.export.port), Some(81));
+        assert!(exports.find(&Target::Port(80), Protocol::Tcp).is_none());
+        assert!(exports.find(&Target::Port(81), Protocol::Udp).is_none());
+    }
+
+    #[test]
+    fn a_port_reaches_the_unnamed_export_before_a_named_one() {
+        let mut exports = Exports::default();
+        exports.insert(export(Some("api"), 80)).expect("room");
+        exports.insert(export(None, 80)).expect("room");
+        assert_eq!(exports.find(&Target::Port(80), Protocol::Tcp).map(|e| e.export), Some(export(None, 80)));
+        assert_eq!(exports.matching(&ServiceRef::Port(80)).len(), 2);
+        assert!(exports.remove(&export(None, 80)).is_some());
+        assert_eq!(exports.find(&Target::Port(80), Protocol::Tcp).map(|e| e.export), Some(export(Some("api"), 80)));
+    }
+
+    #[test]
+    fn a_bound_udp_port_is_found_on_the_loopback_it_is_bound_to() {
+        let v4 = std::net::UdpSocket::bind("127.0.0.1:0").expect("loopback");
+        let port = v4.local_addr().expect("bound").port();
+        assert_eq!(bound_family(port), Some(Family::V4));
+        drop(v4);
+        assert_eq!(bound_family(port), None);
+        if let Ok(v6) = std::net::UdpSocket::bind(("::1", port)) {
+            assert_eq!(bound_family(port), Some(Family::V6));
+            drop(v6);
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! The local listeners of `connect`. Owns the table, the sockets and the loops that accept from them.
+//! Must not know how a provider is chosen or reached (see [`super::dial`]).
+//! Invariant: an import that is in the table listens, or says why not and keeps trying; a client that no provider
+//! takes sees a reset, never an empty answer.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use pollen_common::identity::NodeKey;
+use pollen_common::views::Protocol;
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::watch;
+
+use super::dial::{self, Local, NoProvider, Opened, Way};
+use super::header::Target;
+use super::live::{Owner, Slot};
+use super::session::{self, Inlet, Outlet, Queue, Session};
+use super::tally::Tally;
+use super::{Shared, pump};
+use crate::control::handle::{Listener, ServiceRef};
+
+/// Local listeners of one node: each holds two sockets.
+pub const IMPORTS_MAX: usize = 1024;
+/// Connections that wait to be accepted: a thousand clients may come at once, and the system's default of 128 would
+/// make most of them wait a second for their second attempt.
+const BACKLOG: i32 = 4096;
+/// How long to wait before trying a taken port again.
+const REBIND_AFTER: Duration = Duration::from_secs(2);
+/// How long to wait when the process is out of file descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Clients of one UDP listener at once.
+const CLIENTS_MAX: usize = super::live::SESSIONS_PER_PEER_MAX;
+/// Choices remembered for `why`.
+const CHOICES_MAX: usize = 8;
+
+/// A service of the mesh with a local port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Import {
+    pub target: Target,
+    /// Only this node may provide it.
+    pub provider: Option<NodeKey>,
+    pub protocol: Protocol,
+    pub local_port: u16,
+}
+
+/// An import with its sockets, and what it has carried and decided.
+#[derive(Debug)]
+pub(super) struct Imported {
+    pub import: Import,
+    pub tally: Arc<Tally>,
+    listening: Mutex<Listening>,
+    choices: Mutex<VecDeque<String>>,
+}
+
+/// Whether an import listens.
+#[derive(Clone, Debug)]
+enum Listening {
+    On(Vec<SocketAddr>),
+    Waiting(String),
+}
+
+/// The table. Dropping a `stop` ends the loops of its import.
+#[derive(Debug, Default)]
+pub(super) struct Imports(Vec<(Arc<Imported>, Option<watch::Sender<()>>)>);
+
+/// Bound, and not yet part of any runtime.
+pub(super) enum Sockets {
+    Tcp(Vec<std::net::TcpListener>),
+    Udp(Vec<std::net::UdpSocket>),
+}
+
+impl Sockets {
+    /// Binds a port on both loopbacks; on ::1 where that is possible. Port 0 takes any that is free.
+    pub(super) fn bind(protocol: Protocol, port: u16) -> io::Result<Self> {
+        let v4 = bind_one(protocol, SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+        let port = v4.local_addr()?.as_socket().map_or(port, |addr| addr.port());
+        let mut sockets = vec![v4];
+        sockets.extend(bind_one(protocol, SocketAddr::from((Ipv6Addr::LOCALHOST, port))).ok());
+        Ok(match protocol {
+            Protocol::Tcp => Self::Tcp(sockets.into_iter().map(Into::into).collect()),
+            Protocol::Udp => Self::Udp(sockets.into_iter().map(Into::into).collect()),
+        })
+    }
+
+    fn addrs(&self) -> Vec<SocketAddr> {
+        match self {
+            Self::Tcp(sockets) => sockets.iter().filter_map(|s| s.local_addr().ok()).collect(),
+            Self::Udp(sockets) => sockets.iter().filter_map(|s| s.local_addr().ok()).collect(),
+        }
+    }
+
+    /// The port that was bound.
+    pub(super) fn port(&self) -> u16 {
+        self.addrs().first().map(SocketAddr::port).expect("the IPv4 socket is always there and bound")
+    }
+}
+
+fn bind_one(protocol: Protocol, addr: SocketAddr) -> io::Result<socket2::Socket> {
+    let kind = match protocol {
+        Protocol::Tcp => socket2::Type::STREAM,
+        Protocol::Udp => socket2::Type::DGRAM,
+    };
+    let socket = socket2::Socket::new(socket2::Domain::for_address(addr), kind, None)?;
+    socket.set_nonblocking(true)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    if protocol == Protocol::Tcp {
+        // Connections of an earlier listener that are still closing must not hold the port.
+        socket.set_reuse_address(true)?;
+    }
+    socket.bind(&addr.into())?;
+    match protocol {
+        Protocol::Tcp => socket.listen(BACKLOG)?,
+        Protocol::Udp => session::enlarge_buffers(&socket),
+    }
+    Ok(socket)
+}
+
+impl Imports {
+    pub(super) fn find(
+        &self,
+        target: &Target,
+        provider: Option<NodeKey>,
+        local_port: Option<u16>,
+    ) -> Option<&Arc<Imported>> {
+        let same = |i: &Import| {
+            i.target == *target && i.provider == provider && local_port.is_none_or(|port| port == i.local_port)
+        };
+        self.iter().find(|imported| same(&imported.import))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Imported>> {
+        self.0.iter().map(|(imported, _)| imported)
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.0.len() >= IMPORTS_MAX
+    }
+
+    pub(super) fn push(&mut self, imported: Arc<Imported>, stop: watch::Sender<()>) {
+        self.0.push((imported, Some(stop)));
+    }
+
+    /// Takes out all of which `condemned` is true; their listeners close, their open TCP streams go on.
+    pub(super) fn remove(&mut self, mut condemned: impl FnMut(&Import) -> bool) -> Vec<Arc<Imported>> {
+        let (gone, kept) =
+            std::mem::take(&mut self.0).into_iter().partition(|(imported, _)| condemned(&imported.import));
+        self.0 = kept;
+        let gone: Vec<(Arc<Imported>, _)> = gone;
+        gone.into_iter().map(|(imported, _)| imported).collect()
+    }
+
+    /// Closes all listeners, keeping the table.
+    pub(super) fn close(&mut self) {
+        for (_, stop) in &mut self.0 {
+            *stop = None;
+        }
+    }
+}
+
+impl Imported {
+    pub(super) fn new(import: Import) -> Arc<Self> {
+        Arc::new(Self {
+            import,
+            tally: Arc::default(),
+            listening: Mutex::new(Listening::Waiting("not started".into())),
+            choices: Mutex::default(),
+        })
+    }
+
+    pub(super) fn listening_on(&self, sockets: &Sockets) {
+        self.set_listening(Listening::On(sockets.addrs()));
+    }
+
+    fn set_listening(&self, listening: Listening) {
+        *self.listening.lock().expect("nothing panics while it holds this lock") = listening;
+    }
+
+    pub(super) fn listener(&self) -> Listener {
+        let service = match &self.import.target {
+            Target::Name(name) => ServiceRef::Name(name.clone()),
+            Target::Port(port) => ServiceRef::Port(*port),
+        };
+        let local = match &*self.listening.lock().expect("nothing panics while it holds this lock") {
+            Listening::On(addrs) => addrs.clone(),
+            Listening::Waiting(_) => Vec::new(),
+        };
+        Listener { service, provider: self.import.provider, protocol: self.import.protocol, local }
+    }
+
+    /// How it listens and how its last connections were placed, newest first, a sentence each.
+    pub(super) fn why(&self) -> Vec<String> {
+        let port = self.import.local_port;
+        let state = match &*self.listening.lock().expect("nothing panics while it holds this lock") {
+            Listening::On(_) => format!("local port {port} listens for {}", self.import.target),
+            Listening::Waiting(why) => format!("local port {port} does not listen for {}: {why}", self.import.target),
+        };
+        let choices = self.choices.lock().expect("nothing panics while it holds this lock");
+        std::iter::once(state)
+            .chain(choices.iter().rev().map(|choice| format!("local port {port}: {choice}")))
+            .collect()
+    }
+
+    fn remember(&self, choice: String) {
+        let mut choices = self.choices.lock().expect("nothing panics while it holds this lock");
+        // The same reason again and again says nothing new.
+        if choices.back() == Some(&choice) {
+            return;
+        }
+        if choices.len() >= CHOICES_MAX {
+            choices.pop_front();
+        }
+        choices.push_back(choice);
+    }
+
+    fn remember_result(&self, result: &Result<(Opened, Slot), NoProvider>) {
+        self.remember(match result {
+            Ok((opened, _)) => {
+                let before = opened.failed.iter().map(|failed| format!("; before it, {failed}")).collect::<String>();
+                format!("connection went to {}: {}{before}", opened.provider.short(), opened.reason)
+            }
+            Err(error) => format!("connection reset: {error}"),
+        });
+    }
+}
+
+/// Listens until `stop` is dropped. `sockets` are those that `connect` has bound; at a start they are bound here, and
+/// bound again for as long as the port is taken.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    imported: Arc<Imported>,
+    sockets: Option<Sockets>,
+    mut stop: watch::Receiver<()>,
+) {
+    let mut sockets = sockets;
+    let bound = loop {
+        if let Some(sockets) = sockets.take() {
+            break sockets;
+        }
+        match Sockets::bind(imported.import.protocol, imported.import.local_port) {
+            Ok(bound) => sockets = Some(bound),
+            Err(error) => {
+                tracing::warn!(port = imported.import.local_port, service = %imported.import.target, %error, "cannot listen; will try again");
+                imported.set_listening(Listening::Waiting(error.to_string()));
+                tokio::select! {
+                    () = tokio::time::sleep(REBIND_AFTER) => {}
+                    _ = stop.changed() => return,
+                }
+            }
+        }
+    };
+    imported.listening_on(&bound);
+    let listen = async {
+        match bound {
+            Sockets::Tcp(listeners) => {
+                let loops = listeners.into_iter().map(|listener| accept_tcp(&shared, &imported, listener));
+                futures_util::future::join_all(loops).await;
+            }
+            Sockets::Udp(sockets) => {
+                let loops = sockets.into_iter().map(|socket| accept_udp(&shared, &imported, socket));
+                futures_util::future::join_all(loops).await;
+            }
+        }
+    };
+    tokio::select! {
+        () = listen => {}
+        // Nobody sends: the sender is dropped.
+        _ = stop.changed() => {}
+    }
+    imported.set_listening(Listening::Waiting("closed".into()));
+}
+
+async fn accept_tcp(shared: &Arc<Shared>, imported: &Arc<Imported>, listener: std::net::TcpListener) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "cannot watch a listener"),
+    };
+    loop {
+        match listener.accept().await {
+            Ok((tcp, _)) => drop(tokio::spawn(carry_tcp(Arc::clone(shared), Arc::clone(imported), tcp))),
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn carry_tcp(shared: Arc<Shared>, imported: Arc<Imported>, tcp: TcpStream) {
+    // Fails only on a socket that is dead already, as the first read will say.
+    let _ = tcp.set_nodelay(true);
+    let result = open(&shared, &imported).await;
+    imported.remember_result(&result);
+    let (opened, mut slot) = match result {
+        Ok(opened) => opened,
+        Err(error) => {
+            tracing::debug!(service = %imported.import.target, %error, "client reset");
+            return pump::reset_socket(tcp);
+        }
+    };
+    let moved = &imported.tally.moved;
+    let ended = match opened.way {
+        Way::Mesh(carrier) => pump::tunnel(tcp, carrier.send, carrier.recv, moved, slot.cut()).await,
+        Way::Local(Local::Tcp(server)) => pump::relay(tcp, server, moved, slot.cut()).await,
+        Way::Local(Local::Udp(_)) => unreachable!("a way has the protocol of its import"),
+    };
+    if let Err(broken) = ended {
+        tracing::debug!(service = %imported.import.target, %broken, "stream broke");
+    }
+}
+
+/// A way to a provider, with its place among the open.
+async fn open(shared: &Shared, imported: &Imported) -> Result<(Opened, Slot), NoProvider> {
+    let opened = dial::open(shared, &imported.import).await?;
+    let export = match &opened.way {
+        // Withdrawing an export cuts those who reach it without the mesh, too.
+        Way::Local(_) => super::export_of(shared, &imported.import.target, imported.import.protocol).map(|e| e.export),
+        Way::Mesh(_) => None,
+    };
+    let owner = Owner { peer: opened.provider, protocol: imported.import.protocol, export };
+    let slot = shared.live.open(owner).ok_or(NoProvider::Busy)?;
+    imported.tally.count_opened();
+    shared.count_opened(imported.import.protocol);
+    Ok((opened, slot))
+}
+
+async fn accept_udp(shared: &Arc<Shared>, imported: &Arc<Imported>, socket: std::net::UdpSocket) {
+    let socket = match UdpSocket::from_std(socket) {
+        Ok(socket) => Arc::new(socket),
+        Err(error) => return tracing::error!(%error, "cannot watch a socket"),
+    };
+    let mut clients: BTreeMap<SocketAddr, Queue> = BTreeMap::new();
+    loop {
+        let received = session::with_scratch(|scratch| {
+            socket.try_recv_from(scratch).map(|(n, client)| (Bytes::copy_from_slice(&scratch[..n]), client))
+        });
+        match received {
+            Ok((payload, client)) => {
+                if !hand_over(shared, imported, &socket, &mut clients, client, payload) {
+                    imported.tally.dropped.fetch_add(1, Ordering::Relaxed);
+                }
+                tokio::task::consume_budget().await;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if let Err(error) = socket.readable().await {
+                    return tracing::error!(%error, "cannot watch a socket");
+                }
+            }
+            // An earlier reply met a closed port: no matter of the socket's other clients.
+            Err(error) => {
+                tracing::debug!(%error, "local UDP socket");
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+/// Puts a client's payload in the queue of its session, opening one where there is none. Whether there was room.
+fn hand_over(
+    shared: &Arc<Shared>,
+    imported: &Arc<Imported>,
+    socket: &Arc<UdpSocket>,
+    clients: &mut BTreeMap<SocketAddr, Queue>,
+    client: SocketAddr,
+    payload: Bytes,
+) -> bool {
+    if let Some(queue) = clients.get(&client).filter(|queue| !queue.is_closed()) {
+        return queue.push(payload);
+    }
+    clients.retain(|_, queue| !queue.is_closed());
+    if clients.len() >= CLIENTS_MAX {
+        return false;
+    }
+    let (queue, inbox) = Queue::new(shared.inboxes.budget());
+    let fits = queue.push(payload);
+    clients.insert(client, queue);
+    let ends = (Inlet::Queue(inbox), Outlet::Client(Arc::clone(socket), client));
+    drop(tokio::spawn(carry_udp(Arc::clone(shared), Arc::clone(imported), ends)));
+    fits
+}
+
+async fn carry_udp(shared: Arc<Shared>, imported: Arc<Imported>, (inlet, outlet): (Inlet, Outlet)) {
+    let result = open(&shared, &imported).await;
+    imported.remember_result(&result);
+    let Ok((opened, mut slot)) = result else { return };
+    let ended = match opened.way {
+        Way::Mesh(carrier) => {
+            let session = Session::new(&shared.inboxes, carrier, &imported.tally);
+            session.run(inlet, outlet, shared.session_idle, slot.cut()).await
+        }
+        Way::Local(Local::Udp(server)) => {
+            session::exchange((inlet, outlet), Arc::new(server), &imported.tally, shared.session_idle, slot.cut()).await
+        }
+        Way::Local(Local::Tcp(_)) => unreachable!("a way has the protocol of its import"),
+    };
+    if let Err(broken) = ended {
+        tracing::debug!(service = %imported.import.target, %broken, "session broke");
+    }
+}

@@ -1,0 +1,190 @@
+//! The streams and sessions that are open now, so that they can be counted, cut and waited for.
+//! Knows what a stream belongs to, not what it carries.
+//! Invariant: a slot is freed when its holder drops it, however its task ends.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use pollen_common::identity::NodeKey;
+use pollen_common::views::Protocol;
+use tokio::sync::{oneshot, watch};
+
+use super::exports::Export;
+
+/// Streams and sessions open at once, both roles together. Each costs a file descriptor and some KiB; a node that
+/// reaches this refuses more, so that those it has go on.
+pub(super) const OPEN_MAX: usize = 32 * 1024;
+/// UDP sessions that one peer may hold here: a session lingers for its idle time, so a peer could pile them up.
+pub(super) const SESSIONS_PER_PEER_MAX: usize = 4096;
+
+/// What an open stream or session belongs to.
+#[derive(Clone, Debug)]
+pub(super) struct Owner {
+    /// The node on its other end; this node itself where no mesh is in between.
+    pub peer: NodeKey,
+    pub protocol: Protocol,
+    /// The export that it reaches, where this node provides.
+    pub export: Option<Export>,
+}
+
+#[derive(Debug)]
+struct Open {
+    owner: Owner,
+    /// Dropping it cuts the stream.
+    _cut: oneshot::Sender<()>,
+}
+
+#[derive(Debug)]
+struct Slots {
+    next: u64,
+    open: BTreeMap<u64, Open>,
+    /// How many by peer and protocol; no entry where there are none.
+    held: BTreeMap<(NodeKey, Protocol), usize>,
+}
+
+/// All that is open.
+#[derive(Debug)]
+pub(super) struct Live {
+    slots: Mutex<Slots>,
+    /// TCP streams open, for whoever waits for the last.
+    streams: watch::Sender<usize>,
+}
+
+/// A place among the open; freed when dropped.
+#[derive(Debug)]
+pub(super) struct Slot {
+    id: u64,
+    live: Arc<Live>,
+    cut: Option<oneshot::Receiver<()>>,
+}
+
+impl Live {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            slots: Mutex::new(Slots { next: 0, open: BTreeMap::new(), held: BTreeMap::new() }),
+            streams: watch::Sender::new(0),
+        })
+    }
+
+    /// A place for one more, or `None` at a limit.
+    pub(super) fn open(self: &Arc<Self>, owner: Owner) -> Option<Slot> {
+        let mut slots = self.lock();
+        if slots.open.len() >= OPEN_MAX {
+            return None;
+        }
+        let held = slots.held.get(&(owner.peer, owner.protocol)).copied().unwrap_or_default();
+        if owner.protocol == Protocol::Udp && held >= SESSIONS_PER_PEER_MAX {
+            return None;
+        }
+        slots.held.insert((owner.peer, owner.protocol), held + 1);
+        if owner.protocol == Protocol::Tcp {
+            self.streams.send_modify(|count| *count += 1);
+        }
+        let (sender, cut) = oneshot::channel();
+        let id = slots.next;
+        slots.next += 1;
+        slots.open.insert(id, Open { owner, _cut: sender });
+        Some(Slot { id, live: Arc::clone(self), cut: Some(cut) })
+    }
+
+    /// Cuts all of which `condemned` is true. Their holders reset them and free their slots.
+    pub(super) fn cut(&self, mut condemned: impl FnMut(&Owner) -> bool) {
+        let mut slots = self.lock();
+        let ids: Vec<u64> = slots.open.iter().filter(|(_, open)| condemned(&open.owner)).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.remove(&mut slots, id);
+        }
+    }
+
+    /// TCP streams and UDP sessions open now.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let slots = self.lock();
+        let streams = *self.streams.borrow();
+        (streams, slots.open.len() - streams)
+    }
+
+    /// Streams and sessions open with `peer`, in either role.
+    pub(super) fn with(&self, peer: &NodeKey) -> usize {
+        let slots = self.lock();
+        let held = |protocol| slots.held.get(&(*peer, protocol)).copied().unwrap_or_default();
+        held(Protocol::Tcp) + held(Protocol::Udp)
+    }
+
+    /// Resolves when no TCP stream is open.
+    pub(super) async fn streams_done(&self) {
+        let mut streams = self.streams.subscribe();
+        // The sender lives in `self`, so the wait cannot fail.
+        let _ = streams.wait_for(|count| *count == 0).await;
+    }
+
+    fn remove(&self, slots: &mut Slots, id: u64) {
+        let Some(open) = slots.open.remove(&id) else { return };
+        let key = (open.owner.peer, open.owner.protocol);
+        let held = slots.held.get_mut(&key).expect("counted when it was opened");
+        *held -= 1;
+        if *held == 0 {
+            slots.held.remove(&key);
+        }
+        if open.owner.protocol == Protocol::Tcp {
+            self.streams.send_modify(|count| *count -= 1);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Slots> {
+        self.slots.lock().expect("nothing panics while it holds this lock")
+    }
+}
+
+impl Slot {
+    /// Resolves when the stream is to be cut.
+    pub(super) fn cut(&mut self) -> impl Future<Output = ()> + Send + 'static {
+        let cut = self.cut.take();
+        async move {
+            match cut {
+                // Nobody sends: the sender is dropped, by a cut or by this slot's own end.
+                Some(cut) => drop(cut.await),
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut slots = self.live.lock();
+        self.live.remove(&mut slots, self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(peer: u8, protocol: Protocol) -> Owner {
+        Owner { peer: NodeKey([peer; 32]), protocol, export: None }
+    }
+
+    #[tokio::test]
+    async fn a_cut_reaches_the_holder_of_the_slot_and_no_other() {
+        let live = Live::new();
+        let mut condemned = live.open(owner(1, Protocol::Tcp)).expect("room");
+        let spared = live.open(owner(2, Protocol::Tcp)).expect("room");
+        live.cut(|owner| owner.peer == NodeKey([1; 32]));
+        condemned.cut().await;
+        assert_eq!(live.counts(), (1, 0));
+        drop(condemned);
+        assert_eq!(live.counts(), (1, 0), "a cut slot is freed once");
+        drop(spared);
+        live.streams_done().await;
+    }
+
+    #[test]
+    fn one_peer_cannot_take_every_session() {
+        let live = Live::new();
+        let held: Vec<_> = (0..SESSIONS_PER_PEER_MAX).map(|_| live.open(owner(1, Protocol::Udp))).collect();
+        assert!(held.iter().all(Option::is_some));
+        assert!(live.open(owner(1, Protocol::Udp)).is_none());
+        assert!(live.open(owner(2, Protocol::Udp)).is_some());
+        assert!(live.open(owner(1, Protocol::Tcp)).is_some());
+    }
+}

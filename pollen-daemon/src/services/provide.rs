@@ -1,0 +1,180 @@
+//! The provider's side: what becomes of a stream that a peer opened. Owns the order of the checks.
+//! Invariant: nothing local is touched before the caller is known to stand, and a refused caller learns only what
+//! `docs/protocol/services.md` lets it learn.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use pollen_common::identity::NodeKey;
+use pollen_common::views::Protocol;
+use quinn::{Connection, RecvStream, SendStream};
+
+use super::exports::{self, Exported};
+use super::header::{self, Denial, HEADER_BYTES_MAX, Header, HeaderError};
+use super::live::{Owner, Slot};
+use super::pump::{self, CODE_PROTOCOL, CODE_REFUSED};
+use super::session::{Carrier, Inlet, Outlet, Session};
+use super::tally::Refused;
+use super::{Shared, export_of};
+
+/// How long a caller may take to send its header: an honest one sends it with the stream's first packet.
+const HEADER_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a caller that this node does not know yet may wait. Its admission may be on the way: two nodes that have
+/// just connected reconcile the roll first, while the caller's first stream arrives beside it.
+const STANDING_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How long a refusal may take to be fetched.
+const REFUSAL_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// A stream that a peer opened, behind its kind byte.
+pub(super) struct Incoming {
+    pub peer: NodeKey,
+    pub connection: Connection,
+    pub protocol: Protocol,
+    pub send: SendStream,
+    pub recv: RecvStream,
+}
+
+/// Serves the stream to its end.
+pub(super) async fn serve(shared: Arc<Shared>, mut incoming: Incoming) {
+    match admit(&shared, &mut incoming).await {
+        Ok((exported, slot)) => {
+            let (peer, label) = (incoming.peer, exported.export.label());
+            let served = match incoming.protocol {
+                Protocol::Tcp => serve_tcp(&shared, incoming, exported, slot).await,
+                Protocol::Udp => serve_udp(&shared, incoming, exported, slot).await,
+            };
+            if let Err(broken) = served {
+                tracing::debug!(%peer, service = label, %broken, "service stream broke");
+            }
+        }
+        Err(refused) => {
+            tracing::debug!(peer = %incoming.peer, reason = refused.label(), "service stream refused");
+            refuse(&shared, &mut incoming.send, &mut incoming.recv, refused).await;
+        }
+    }
+}
+
+async fn admit(shared: &Arc<Shared>, incoming: &mut Incoming) -> Result<(Exported, Slot), Refused> {
+    let header =
+        tokio::time::timeout(HEADER_WAIT_MAX, read_header(&mut incoming.recv)).await.map_err(|_| Refused::Slow)??;
+    if header.protocol != incoming.protocol {
+        return Err(Refused::WrongKind);
+    }
+    if shared.draining.load(Ordering::Relaxed) {
+        return Err(Refused::Denial(Denial::Draining));
+    }
+    if !stands(shared, incoming.peer).await {
+        return Err(Refused::Stranger);
+    }
+    let exported = export_of(shared, &header.target, header.protocol).ok_or(Refused::Absent)?;
+    let owner = Owner { peer: incoming.peer, protocol: header.protocol, export: Some(exported.export.clone()) };
+    let slot = shared.live.open(owner).ok_or(Refused::Denial(Denial::Busy))?;
+    // Whoever withdrew either in between did not see the slot yet, and so could not cut it.
+    let still =
+        export_of(shared, &header.target, header.protocol).is_some_and(|now| now.export.is_same(&exported.export));
+    if !still {
+        return Err(Refused::Absent);
+    }
+    if !shared.view.borrow().nodes.contains_key(&incoming.peer) {
+        return Err(Refused::Stranger);
+    }
+    Ok((exported, slot))
+}
+
+async fn read_header(recv: &mut RecvStream) -> Result<Header, Refused> {
+    const MALFORMED: Refused = Refused::Denial(Denial::Malformed);
+    let mut length = [0; 2];
+    recv.read_exact(&mut length).await.map_err(|_| MALFORMED)?;
+    let length = usize::from(u16::from_be_bytes(length));
+    if length > HEADER_BYTES_MAX {
+        return Err(MALFORMED);
+    }
+    let mut bytes = vec![0; length];
+    recv.read_exact(&mut bytes).await.map_err(|_| MALFORMED)?;
+    Header::decode(&bytes).map_err(|error| match error {
+        HeaderError::Malformed => MALFORMED,
+        HeaderError::Version => Refused::Denial(Denial::Version),
+    })
+}
+
+/// Whether `peer` stands, now or in a moment.
+async fn stands(shared: &Shared, peer: NodeKey) -> bool {
+    if shared.view.borrow().nodes.contains_key(&peer) {
+        return true;
+    }
+    // Strangers must not pile up here.
+    let Ok(_waiting) = shared.strangers.try_acquire() else { return false };
+    let mut view = shared.view.clone();
+    let known = view.wait_for(|view| view.nodes.contains_key(&peer));
+    matches!(tokio::time::timeout(STANDING_WAIT_MAX, known).await, Ok(Ok(_)))
+}
+
+async fn serve_tcp(
+    shared: &Shared,
+    incoming: Incoming,
+    exported: Exported,
+    mut slot: Slot,
+) -> Result<(), pump::Broken> {
+    let Incoming { mut send, mut recv, .. } = incoming;
+    let tcp = match exports::dial_tcp(exported.export.port).await {
+        Ok(tcp) => tcp,
+        Err(error) => {
+            refuse(shared, &mut send, &mut recv, Refused::Denial(Denial::Unavailable)).await;
+            return Err(error.into());
+        }
+    };
+    if send.write_all(&header::encode_answer(Ok(()))).await.is_err() {
+        pump::reset_stream(&mut send, &mut recv, pump::CODE_RESET);
+        pump::reset_socket(tcp);
+        return Err(pump::Broken::Remote);
+    }
+    exported.tally.count_opened();
+    shared.count_opened(Protocol::Tcp);
+    pump::tunnel(tcp, send, recv, &exported.tally.moved, slot.cut()).await
+}
+
+async fn serve_udp(
+    shared: &Shared,
+    incoming: Incoming,
+    exported: Exported,
+    mut slot: Slot,
+) -> Result<(), pump::Broken> {
+    let Incoming { connection, mut send, mut recv, .. } = incoming;
+    let socket = match exports::dial_udp(exported.export.port).await {
+        Ok(socket) => Arc::new(socket),
+        Err(error) => {
+            refuse(shared, &mut send, &mut recv, Refused::Denial(Denial::Unavailable)).await;
+            return Err(error.into());
+        }
+    };
+    let mut session = Session::new(&shared.inboxes, Carrier { connection, send, recv }, &exported.tally);
+    let (send, recv) = session.streams();
+    if send.write_all(&header::encode_answer(Ok(()))).await.is_err() {
+        pump::reset_stream(send, recv, pump::CODE_RESET);
+        return Err(pump::Broken::Remote);
+    }
+    exported.tally.count_opened();
+    shared.count_opened(Protocol::Udp);
+    let (inlet, outlet) = (Inlet::Socket(Arc::clone(&socket)), Outlet::Server(socket));
+    session.run(inlet, outlet, shared.session_idle, slot.cut()).await
+}
+
+/// Says why, and ends both directions once that has been fetched.
+async fn refuse(shared: &Shared, send: &mut SendStream, recv: &mut RecvStream, refused: Refused) {
+    shared.refusals.count(refused);
+    let code = match refused.denial() {
+        Denial::Malformed | Denial::Version => CODE_PROTOCOL,
+        _ => CODE_REFUSED,
+    };
+    // The direction may have ended already.
+    let _ = recv.stop(code);
+    let answer = async {
+        send.write_all(&header::encode_answer(Err(refused.denial()))).await.ok()?;
+        send.finish().ok()?;
+        send.stopped().await.ok()
+    };
+    if !matches!(tokio::time::timeout(REFUSAL_WAIT_MAX, answer).await, Ok(Some(_))) {
+        let _ = send.reset(code);
+    }
+}

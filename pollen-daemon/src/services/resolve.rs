@@ -1,0 +1,157 @@
+//! What people mean by a service and a provider. Reads a view, changes nothing.
+
+use pollen_common::identity::NodeKey;
+use pollen_common::node::{Refusal, RefusalKind};
+use pollen_common::views::{Name, Protocol, View};
+
+use super::header::Target;
+use crate::control::handle::ServiceRef;
+
+/// What a `connect` asks for, found in a view.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Resolved {
+    pub target: Target,
+    pub provider: Option<NodeKey>,
+    pub protocol: Protocol,
+    /// The service's own port, at one of its providers.
+    pub port: u16,
+}
+
+/// Why a service or provider was not found.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    #[error("no node is called {0} or has a key that starts so")]
+    NoNode(String),
+    #[error("{text} may mean {}", .matches.join(", "))]
+    Ambiguous { text: String, matches: Vec<String> },
+    #[error("no service is called {0}")]
+    NoService(Name),
+    #[error("{provider} serves nothing on port {port}")]
+    NothingOnPort { provider: String, port: u16 },
+    #[error("{provider} does not provide {service}")]
+    NotProvided { provider: String, service: Name },
+    #[error("port {0} alone names no service")]
+    PortWithoutProvider(u16),
+}
+
+impl From<ResolveError> for Refusal {
+    fn from(error: ResolveError) -> Self {
+        let (kind, hint) = match &error {
+            ResolveError::NoNode(_) => (RefusalKind::NotFound, Some("see `pln status nodes`")),
+            ResolveError::Ambiguous { .. } => (RefusalKind::Ambiguous, Some("give more of the key")),
+            ResolveError::NoService(_) | ResolveError::NothingOnPort { .. } | ResolveError::NotProvided { .. } => {
+                (RefusalKind::NotFound, Some("see `pln status services`"))
+            }
+            ResolveError::PortWithoutProvider(_) => (RefusalKind::Usage, Some("name its provider too")),
+        };
+        Self { kind, message: error.to_string(), hint: hint.map(str::to_owned) }
+    }
+}
+
+/// A node by its name, or by a prefix of its hexadecimal key. A name wins over a prefix.
+///
+/// # Errors
+/// When no node, or more than one, is meant.
+pub fn node(view: &View, text: &str) -> Result<NodeKey, ResolveError> {
+    let wanted = text.to_ascii_lowercase();
+    let named: Vec<NodeKey> = view
+        .nodes
+        .values()
+        .filter(|node| node.name.as_ref().is_some_and(|name| name.as_str() == wanted))
+        .map(|node| node.key)
+        .collect();
+    let found = if named.is_empty() && !wanted.is_empty() {
+        view.nodes.keys().copied().filter(|key| key.to_string().starts_with(&wanted)).collect()
+    } else {
+        named
+    };
+    match found.as_slice() {
+        [] => Err(ResolveError::NoNode(text.to_owned())),
+        [one] => Ok(*one),
+        several => {
+            /// Enough to tell them apart by; a cluster may hold thousands.
+            const SHOWN_MAX: usize = 4;
+            let matches = several.iter().take(SHOWN_MAX).map(NodeKey::short).collect();
+            Err(ResolveError::Ambiguous { text: text.to_owned(), matches })
+        }
+    }
+}
+
+/// A service by its name, or by its provider and port.
+pub(super) fn service(view: &View, service: &ServiceRef, provider: Option<&str>) -> Result<Resolved, ResolveError> {
+    let pinned = provider.map(|text| node(view, text)).transpose()?;
+    match service {
+        ServiceRef::Name(name) => {
+            let info = view.services.get(name).ok_or_else(|| ResolveError::NoService(name.clone()))?;
+            let mut providers = info.providers.iter().filter(|p| pinned.is_none_or(|pinned| p.node == pinned));
+            let first = providers.next().ok_or_else(|| match provider {
+                Some(provider) => ResolveError::NotProvided { provider: provider.to_owned(), service: name.clone() },
+                None => ResolveError::NoService(name.clone()),
+            })?;
+            Ok(Resolved {
+                target: Target::Name(name.clone()),
+                provider: pinned,
+                protocol: info.protocol,
+                port: first.port,
+            })
+        }
+        ServiceRef::Port(port) => {
+            let (Some(pinned), Some(text)) = (pinned, provider) else {
+                return Err(ResolveError::PortWithoutProvider(*port));
+            };
+            let protocol = [Protocol::Tcp, Protocol::Udp]
+                .into_iter()
+                .find(|protocol| serves_port(view, &pinned, *port, *protocol))
+                .ok_or_else(|| ResolveError::NothingOnPort { provider: text.to_owned(), port: *port })?;
+            Ok(Resolved { target: Target::Port(*port), provider: Some(pinned), protocol, port: *port })
+        }
+    }
+}
+
+/// Whether `node` serves a port, under any name or none.
+pub(super) fn serves_port(view: &View, node: &NodeKey, port: u16, protocol: Protocol) -> bool {
+    let named = view.services.values().flat_map(|service| &service.providers);
+    named.chain(&view.unnamed).any(|p| p.node == *node && p.port == port && p.protocol == protocol)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::services::tests::view::ViewBuilder;
+
+    fn name(text: &str) -> Name {
+        text.parse().expect("a name")
+    }
+
+    #[test]
+    fn a_node_is_meant_by_its_name_or_by_enough_of_its_key() {
+        let (a, b) = (NodeKey([0xab; 32]), NodeKey([0xac; 32]));
+        let view = ViewBuilder::new(a).node(a, Some("alpha")).node(b, Some("ab")).build();
+        assert_eq!(node(&view, "Alpha"), Ok(a));
+        assert_eq!(node(&view, "ab"), Ok(b), "a name wins over a prefix");
+        assert_eq!(node(&view, "aba"), Ok(a));
+        assert!(matches!(node(&view, "a"), Err(ResolveError::Ambiguous { .. })));
+        assert!(matches!(node(&view, "x"), Err(ResolveError::NoNode(_))));
+        assert!(matches!(node(&view, ""), Err(ResolveError::NoNode(_))));
+    }
+
+    #[test]
+    fn a_service_is_meant_by_its_name_or_by_provider_and_port() {
+        let (a, b) = (NodeKey([1; 32]), NodeKey([2; 32]));
+        let view = ViewBuilder::new(a)
+            .node(a, Some("a"))
+            .node(b, Some("b"))
+            .service("api", Protocol::Tcp, &[(b, 8080)])
+            .unnamed(b, Protocol::Udp, 53)
+            .build();
+        let api = service(&view, &ServiceRef::Name(name("api")), None).expect("served");
+        assert_eq!((api.target, api.provider, api.port), (Target::Name(name("api")), None, 8080));
+        let dns = service(&view, &ServiceRef::Port(53), Some("b")).expect("served");
+        assert_eq!((dns.target, dns.provider, dns.protocol), (Target::Port(53), Some(b), Protocol::Udp));
+        let refused = |r: &ServiceRef, p| Refusal::from(service(&view, r, p).expect_err("refused")).kind;
+        assert_eq!(refused(&ServiceRef::Name(name("nope")), None), RefusalKind::NotFound);
+        assert_eq!(refused(&ServiceRef::Name(name("api")), Some("a")), RefusalKind::NotFound);
+        assert_eq!(refused(&ServiceRef::Port(54), Some("b")), RefusalKind::NotFound);
+        assert_eq!(refused(&ServiceRef::Port(53), None), RefusalKind::Usage);
+    }
+}

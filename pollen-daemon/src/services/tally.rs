@@ -1,0 +1,100 @@
+//! Counters of what services carried and refused. They never go down while the daemon runs.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::header::Denial;
+use super::pump::Moved;
+
+/// What one export or import has carried.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    /// TCP streams or UDP sessions, ever.
+    pub opened: AtomicU64,
+    pub moved: Moved,
+    /// UDP payloads dropped at a full queue.
+    pub dropped: AtomicU64,
+}
+
+/// A reading of a [`Tally`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// TCP streams or UDP sessions, ever.
+    pub opened: u64,
+    /// Payload from the mesh to the local socket.
+    pub bytes_in: u64,
+    /// Payload from the local socket to the mesh.
+    pub bytes_out: u64,
+    /// UDP payloads dropped at a full queue.
+    pub dropped: u64,
+}
+
+impl Tally {
+    pub(super) fn count_opened(&self) {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn read(&self) -> Carried {
+        Carried {
+            opened: self.opened.load(Ordering::Relaxed),
+            bytes_in: self.moved.inward.load(Ordering::Relaxed),
+            bytes_out: self.moved.outward.load(Ordering::Relaxed),
+            dropped: self.dropped.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Why a caller was turned away, more exactly than the caller is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Refused {
+    /// The caller does not stand.
+    Stranger,
+    /// No such export.
+    Absent,
+    /// The header's protocol is not that of its stream's kind.
+    WrongKind,
+    /// The header did not come in time.
+    Slow,
+    Denial(Denial),
+}
+
+impl Refused {
+    pub(super) const fn denial(self) -> Denial {
+        match self {
+            Self::Stranger | Self::Absent => Denial::DeniedOrAbsent,
+            Self::WrongKind | Self::Slow => Denial::Malformed,
+            Self::Denial(denial) => denial,
+        }
+    }
+
+    /// The label of its metric.
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Self::Stranger => "stranger",
+            Self::Absent => "absent",
+            Self::WrongKind => "wrong_kind",
+            Self::Slow => "slow_header",
+            Self::Denial(Denial::DeniedOrAbsent) => "denied_or_absent",
+            Self::Denial(Denial::Unavailable) => "unavailable",
+            Self::Denial(Denial::Busy) => "busy",
+            Self::Denial(Denial::Malformed) => "malformed_header",
+            Self::Denial(Denial::Version) => "unknown_version",
+            Self::Denial(Denial::Draining) => "draining",
+            Self::Denial(Denial::Other(_)) => "other",
+        }
+    }
+}
+
+/// Callers turned away, by reason: as many entries as there are reasons.
+#[derive(Debug, Default)]
+pub(super) struct Refusals(std::sync::Mutex<BTreeMap<&'static str, u64>>);
+
+impl Refusals {
+    pub(super) fn count(&self, refused: Refused) {
+        *self.0.lock().expect("nothing panics while it holds this lock").entry(refused.label()).or_default() += 1;
+    }
+
+    pub(super) fn read(&self) -> BTreeMap<&'static str, u64> {
+        self.0.lock().expect("nothing panics while it holds this lock").clone()
+    }
+}

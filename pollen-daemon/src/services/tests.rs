@@ -1,0 +1,3 @@
+//! The services of two or three nodes, over real QUIC connections on loopback.
+
+pub(super) mod view;

@@ -1,0 +1,76 @@
+//! Views made by hand.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use pollen_common::identity::{ClusterId, Digest, NodeKey};
+use pollen_common::roll::{Member, Rights, Tier};
+use pollen_common::time::UnixMs;
+use pollen_common::views::{Liveness, NodeInfo, Protocol, Provider, ServiceInfo, View};
+
+pub(crate) struct ViewBuilder(View);
+
+impl ViewBuilder {
+    pub(crate) fn new(me: NodeKey) -> Self {
+        Self(View {
+            cluster: ClusterId([0; 32]),
+            me,
+            nodes: BTreeMap::new(),
+            services: BTreeMap::new(),
+            unnamed: Vec::new(),
+            refused: Vec::new(),
+            roots: [Digest::ZERO; 4],
+            document_bytes: 0,
+        })
+    }
+
+    pub(crate) fn node(mut self, key: NodeKey, name: Option<&str>) -> Self {
+        let rights = Rights {
+            tier: Tier::Publisher,
+            props: BTreeMap::new(),
+            grantable: BTreeMap::new(),
+            quota_kib: 64,
+            pool_kib: 64,
+            prefixes: Vec::new(),
+            expires: None,
+        };
+        let liveness = if key == self.0.me { Liveness::Me } else { Liveness::Online { via: key, hops: 1 } };
+        let info = NodeInfo {
+            key,
+            name: name.map(|name| name.parse().expect("a name")),
+            addrs: Vec::new(),
+            member: Member { key, rights, path: Vec::new(), admitted: 0 },
+            liveness,
+            links: Vec::new(),
+        };
+        self.0.nodes.insert(key, info);
+        self
+    }
+
+    pub(crate) fn service(mut self, name: &str, protocol: Protocol, providers: &[(NodeKey, u16)]) -> Self {
+        let name: pollen_common::views::Name = name.parse().expect("a name");
+        let providers: Vec<_> =
+            providers.iter().map(|(node, port)| Provider { node: *node, protocol, port: *port }).collect();
+        let owner = providers.first().expect("a service has a provider").node;
+        let info = ServiceInfo {
+            name: name.clone(),
+            owner,
+            protocol,
+            shared: providers.len() > 1,
+            claimed: UnixMs(1),
+            providers,
+            conflicts: Vec::new(),
+        };
+        self.0.services.insert(name, info);
+        self
+    }
+
+    pub(crate) fn unnamed(mut self, node: NodeKey, protocol: Protocol, port: u16) -> Self {
+        self.0.unnamed.push(Provider { node, protocol, port });
+        self
+    }
+
+    pub(crate) fn build(self) -> Arc<View> {
+        Arc::new(self.0)
+    }
+}
