@@ -1,47 +1,29 @@
-//! The roll: who may speak. (Skeleton: shapes only, filled in by its owner.)
-use alloc::collections::BTreeMap;
-use alloc::string::String;
-use alloc::vec::Vec;
+//! The roll: who may speak. A set of small signed statements, merged by union; what is *stored* depends on signatures
+//! and sizes alone ([`Roll`]), who *stands* is computed from it when asked ([`Standing`]), never trusted because it
+//! was issued. Pure; knows nothing of sessions, sockets or what members publish. Formats: `docs/protocol/roll.md`.
 
-use crate::identity::NodeKey;
-use crate::time::UnixMs;
+mod body;
+mod cbor;
+mod explain;
+mod genesis;
+mod rights;
+mod settle;
+mod sign;
+mod stand;
+mod statement;
+mod store;
 
-/// What a member may do; each contains the one before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Tier {
-    /// Connects and calls.
-    Leaf,
-    /// Also publishes names, services, seeds.
-    Publisher,
-    /// Also admits others.
-    Admin,
-}
+pub use body::{Body, BodyError, EdgeBody, Parent, RedeemTerms, RotateBody, Verdict};
+pub use explain::NotStanding;
+pub use genesis::{Genesis, GenesisError, Lineage, LineageError, commitment};
+pub use rights::{Rights, Tier};
+pub use settle::Usage;
+pub use sign::SignError;
+pub use stand::{Member, PATH_KEYS_MAX, Standing};
+pub use statement::{
+    BODY_BYTES_MAX, Kind, ROTATE_BODY_BYTES_MAX, STATEMENT_BYTES_MAX, Statement, StatementError, Witness,
+};
+pub use store::{Merged, Roll, RollRefusal};
 
-/// What an edge grants, and what the meet of several leaves.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rights {
-    pub tier: Tier,
-    pub props: BTreeMap<String, String>,
-    /// Properties that the subject may hand on, as exact pairs; see `docs/protocol/roll.md`.
-    pub grantable: BTreeMap<String, String>,
-    /// KiB that this member may replicate, at least 64.
-    pub quota_kib: u32,
-    /// KiB that all it admits may use together.
-    pub pool_kib: u32,
-    /// Name prefixes that it wins outright.
-    pub prefixes: Vec<String>,
-    /// When the membership ends, by the reader's clock.
-    pub expires: Option<UnixMs>,
-}
-
-/// One who stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    pub key: NodeKey,
-    /// The meet of every edge above it.
-    pub rights: Rights,
-    /// From its parent up to the root: the keys on its path, invite keys included.
-    pub path: Vec<NodeKey>,
-    /// Generation of the edge it stands on (about when it was admitted, unix ms): no claim of its is older.
-    pub admitted: u64,
-}
+#[cfg(test)]
+mod tests;
