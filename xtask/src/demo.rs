@@ -1,0 +1,139 @@
+//! The first thing people run: three machines become one mesh, and a service on one is reached from another.
+
+use std::net::{Ipv4Addr, UdpSocket};
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
+use tests::lab::{self, Family, Host, Lab};
+use tests::pln::Pln;
+use tests::traffic::{Server, http_get};
+use tests::{binary, cluster};
+
+use crate::{interrupt, needs, shell};
+
+#[derive(clap::Args, Debug)]
+pub struct Flags {
+    /// Go through it once and exit
+    #[arg(long)]
+    once: bool,
+    #[command(flatten)]
+    needs: needs::Flags,
+}
+
+const NAMES: [&str; 3] = ["ams", "berlin", "cork"];
+const PAGE: &[u8] = b"Hello from ams, through the mesh.\n";
+
+/// `cargo xtask demo`.
+pub fn run(flags: &Flags) -> Result<()> {
+    let namespaces = namespaces(flags.needs)?;
+    println!("\nBuilding pln ...");
+    let pln = binary::pln();
+    interrupt::catch();
+
+    // Dropped in reverse: nodes first, then the machines they run on.
+    let lab_holder;
+    let folder;
+    let mut nodes: Vec<Pln> = if namespaces {
+        let mut lab = Lab::new()?;
+        let hosts = lab.hosts(Family::Both, NAMES)?;
+        lab_holder = Some(lab);
+        folder = None;
+        hosts.into_iter().map(Pln::on).collect()
+    } else {
+        lab_holder = None;
+        let (dir, hosts) = loopback_hosts()?;
+        folder = Some(dir);
+        hosts.into_iter().map(|host| Pln::on(host).with_up_flags(&["--ips", "127.0.0.1"])).collect()
+    };
+    let result = show(flags.once, pln, &mut nodes);
+    drop(nodes);
+    drop(lab_holder);
+    if let Some(folder) = folder {
+        std::fs::remove_dir_all(folder)?;
+    }
+    result
+}
+
+fn show(once: bool, pln: &std::path::Path, nodes: &mut [Pln]) -> Result<()> {
+    println!("\nThree machines become one mesh: init on ams, an invite each, join on berlin and cork.");
+    let took = cluster::form(nodes, &["--publisher"])?;
+    println!("All three saw three nodes online {:.1} s after the last join.", took.as_secs_f64());
+    if interrupt::came() {
+        return Ok(());
+    }
+
+    let [ams, _, cork] = nodes else { unreachable!("three nodes were made") };
+    let server = Server::http(&ams.host, 0, PAGE.to_vec())?;
+    println!("\nA small HTTP server listens on ams, on loopback only. It is published, and connected on cork:");
+    println!("  ams$  pln serve {} hello\n  cork$ pln connect hello", server.port);
+    ams.ok(&["serve", &server.port.to_string(), "hello"])?;
+    let local_port = connect(cork)?;
+    let page = http_get(&cork.host, local_port)?;
+    ensure!(page == PAGE, "cork got something else: {}", String::from_utf8_lossy(&page));
+    println!("  cork$ curl localhost:{local_port}\n{}", String::from_utf8_lossy(&page));
+
+    println!("  cork$ pln status\n{}", cork.ok(&["status"])?);
+    if once {
+        println!("\nThe demo went through.");
+        return Ok(());
+    }
+    let (a, c) = (prefix(pln, ams), prefix(pln, cork));
+    println!("\nNow try, in another terminal:");
+    println!("  {c} why hello            # why this provider was chosen");
+    println!("  {a} invite               # a token for one more machine");
+    println!("  {a} events               # what happened so far");
+    println!("  {c} inspect ams          # one node, in full");
+    println!("  kill -9 {}               # ams dies; watch {c} status", ams.pid()?);
+    println!("\nCtrl-C ends the demo and leaves nothing behind.");
+    interrupt::wait();
+    println!("\nEnding.");
+    Ok(())
+}
+
+/// The service may reach cork a moment after it was published on ams.
+fn connect(cork: &Pln) -> Result<u16> {
+    let connect = || cork.json(&["connect", "hello"]).map_err(|error| format!("{error:#}"));
+    let (answer, _) = tests::patience::eventually("cork knows the service", cluster::TOGETHER_DEADLINE, connect)?;
+    let address = answer["local"][0].as_str().context("connect answers no local address")?;
+    Ok(address.parse::<std::net::SocketAddr>()?.port())
+}
+
+/// What to type before a command for one of the nodes.
+fn prefix(pln: &std::path::Path, node: &Pln) -> String {
+    let dir = node.dir();
+    let pln = format!("{} --dir {}", pln.display(), dir.display());
+    match node.host.namespace() {
+        Some(namespace) => format!("ip netns exec {} {pln}", namespace.name()),
+        None => pln,
+    }
+}
+
+/// Whether the machines can be namespaces; says so if not.
+fn namespaces(flags: needs::Flags) -> Result<bool> {
+    if !shell::is_root() {
+        println!("No root, so no network namespaces: the three nodes run on loopback ports of this machine.");
+        return Ok(false);
+    }
+    needs::meet(&[needs::IP], flags)?;
+    match lab::available() {
+        Ok(()) => Ok(true),
+        Err(reason) => {
+            ensure!(std::env::var_os("PLN_REQUIRE").is_none(), "PLN_REQUIRE is set: {reason}");
+            println!("No network namespaces here ({reason}): the three nodes run on loopback ports.");
+            Ok(false)
+        }
+    }
+}
+
+fn loopback_hosts() -> Result<(PathBuf, Vec<Host>)> {
+    let dir = std::env::temp_dir().join(format!("pln-demo-{}", std::process::id()));
+    std::fs::create_dir_all(&dir)?;
+    // Held until all three are known, so that no port is given twice.
+    let held: Vec<UdpSocket> =
+        NAMES.iter().map(|_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))).collect::<std::io::Result<_>>()?;
+    let mut hosts = Vec::new();
+    for (name, socket) in NAMES.iter().zip(&held) {
+        hosts.push(Host::local(name, &dir, socket.local_addr()?.port()));
+    }
+    Ok((dir, hosts))
+}

@@ -1,0 +1,78 @@
+//! What a command needs of the machine: shown first, then installed, or only checked with `--no-install`.
+//! Invariant: nothing is installed that was not listed.
+
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+
+use crate::shell;
+
+/// Whether to install what is missing.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct Flags {
+    /// Install nothing: only say what is missing
+    #[arg(long)]
+    pub no_install: bool,
+}
+
+/// Something that must be there.
+pub struct Need {
+    pub what: &'static str,
+    pub why: &'static str,
+    pub met: fn() -> bool,
+    /// The Debian packages that bring it.
+    pub packages: &'static [&'static str],
+}
+
+/// For namespaces, wherever there is root to make them.
+pub const IP: Need = Need {
+    what: "ip",
+    why: "network namespaces, as the machines of the lab",
+    met: || shell::has("ip"),
+    packages: &["iproute2"],
+};
+
+/// Lists `needs` and installs what is missing; returns whether all are met at the end.
+///
+/// Where they are not (`--no-install`, no root, no Debian), the caller says what it leaves out.
+pub fn meet(needs: &[Need], flags: Flags) -> Result<bool> {
+    println!("Needed here:");
+    let mut packages = Vec::new();
+    for need in needs {
+        let met = (need.met)();
+        println!(
+            "  [{}] {:14} {} (Debian: {})",
+            if met { "x" } else { " " },
+            need.what,
+            need.why,
+            need.packages.join(" ")
+        );
+        if !met {
+            packages.extend(need.packages);
+        }
+    }
+    if packages.is_empty() {
+        return Ok(true);
+    }
+    if flags.no_install {
+        println!("Missing: {}; not installed (--no-install)", packages.join(" "));
+        return Ok(false);
+    }
+    if !shell::is_root() || !shell::has("apt-get") {
+        println!("Missing: {}; installing takes root and Debian's apt-get", packages.join(" "));
+        return Ok(false);
+    }
+    install(&packages)?;
+    for need in needs {
+        ensure!((need.met)(), "{} is missing though {} is installed", need.what, need.packages.join(" "));
+    }
+    Ok(true)
+}
+
+/// Installs Debian packages.
+pub fn install(packages: &[&str]) -> Result<()> {
+    shell::run(Command::new("apt-get").args(["update", "-q"]))?;
+    let mut apt = Command::new("apt-get");
+    apt.env("DEBIAN_FRONTEND", "noninteractive").args(["install", "-y", "-q", "--no-install-recommends"]);
+    shell::run(apt.args(packages))
+}

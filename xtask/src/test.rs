@@ -1,0 +1,50 @@
+//! Every test there is, in the order in which they build on each other.
+//! Invariant: what is left out is said, with its reason; with `PLN_REQUIRE` it fails.
+
+use anyhow::{Result, ensure};
+use tests::{binary, lab};
+
+use crate::{ebpf, needs, shell};
+
+#[derive(clap::Args, Debug)]
+pub struct Flags {
+    #[command(flatten)]
+    needs: needs::Flags,
+}
+
+/// `cargo xtask test`.
+pub fn run(flags: &Flags) -> Result<()> {
+    let mut left_out = Vec::new();
+    needs::meet(&[needs::IP], flags.needs)?;
+    if let Err(reason) = lab::available() {
+        left_out.push(format!("scenarios in the lab: {reason}"));
+    }
+    match ebpf::build(flags.needs)? {
+        ebpf::Built::Object(path) => println!("built {}", path.display()),
+        ebpf::Built::Nothing(reason) => left_out.push(format!("the eBPF program: {reason}")),
+    }
+    ensure!(
+        left_out.is_empty() || std::env::var_os("PLN_REQUIRE").is_none(),
+        "PLN_REQUIRE is set, and cannot be tested: {}",
+        left_out.join("; ")
+    );
+
+    // Once for all: the scenarios would each ask cargo.
+    let pln = binary::build("dev")?;
+    let mut test = shell::cargo();
+    test.args(["test", "--workspace", "--features", "pollen-common/sim"]).env("PLN_BIN", &pln);
+    shell::run(&mut test)?;
+
+    let mut demo = std::process::Command::new(std::env::current_exe()?);
+    demo.args(["demo", "--once"]).env("PLN_BIN", &pln).current_dir(shell::tree());
+    if flags.needs.no_install {
+        demo.arg("--no-install");
+    }
+    shell::run(&mut demo)?;
+
+    for reason in &left_out {
+        println!("left out: {reason}");
+    }
+    println!("\nAll tests passed{}.", if left_out.is_empty() { "" } else { ", but for those left out" });
+    Ok(())
+}
