@@ -2,4 +2,73 @@
 //! and its client; must not know how the daemon is wired (see [`handle`]).
 //! Invariant: the socket never carries root power, and no request or number of requests grows memory without bound.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::metrics::Exporter;
+use handle::Daemon;
+
+pub mod api;
+pub mod client;
+pub mod failure;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod handle;
+pub mod http;
+pub mod invite;
+pub mod resolve;
+pub mod server;
+pub mod settings;
+pub mod socket;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+/// Connections served at a time; more wait. An operator has a few, a dashboard one.
+const CONNECTIONS_MAX: usize = 64;
+
+/// The running control server. Dropping it stops it without a farewell.
+pub struct Control {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+    socket: PathBuf,
+}
+
+impl Control {
+    /// Listens on the socket in the daemon's state directory, and for scrapes if the settings say so. A metrics
+    /// address that cannot be had is logged and left; it must not keep a node from starting.
+    ///
+    /// # Errors
+    /// When the socket cannot be had; nothing is left running then.
+    pub async fn start(daemon: Arc<dyn Daemon>) -> Result<Self, socket::BindError> {
+        let dir = daemon.about().dir;
+        let listener = socket::bind(&dir)?;
+        let exporter = Exporter::new(Arc::clone(&daemon));
+        if let Err(failure) = exporter.listen(daemon.settings().http).await {
+            tracing::warn!("metrics are off: {}", failure.message);
+        }
+        let (stop, stopped) = watch::channel(false);
+        let app = server::Api::new(daemon, exporter).router();
+        let task = tokio::spawn(http::serve(listener, app, http::Limits::connections(CONNECTIONS_MAX), stopped));
+        Ok(Self { stop, task, socket: socket::path(&dir) })
+    }
+
+    /// Stops accepting, lets answers under way finish within a second, and removes the socket.
+    pub async fn stop(mut self) {
+        // The server may have ended by itself; then there is nobody to tell.
+        let _ = self.stop.send(true);
+        let _ = (&mut self.task).await;
+        if let Err(error) = socket::remove(&self.socket) {
+            tracing::warn!("cannot remove {}: {error}", self.socket.display());
+        }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

@@ -2,4 +2,6 @@
 
 pub mod control;
 pub mod datapath;
+pub mod metrics;
 pub mod services;
+pub mod status;

@@ -3,15 +3,18 @@
 //! Invariant: every method is cheap and bounded; a request that waits does so in the future it returns.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::BoxFuture;
 use pollen_common::identity::NodeKey;
 use pollen_common::node::{Command, Event, EventKind, Refusal, Reply};
 use pollen_common::time::UnixMs;
+use pollen_common::views::name::NameError;
 use pollen_common::views::{Name, Protocol, View};
 use tokio::sync::broadcast;
 
@@ -20,6 +23,11 @@ pub type Answer<'a, T> = BoxFuture<'a, Result<T, Refusal>>;
 
 /// A running daemon, as its operator's tools see it.
 pub trait Daemon: Send + Sync + 'static {
+    /// The wall clock, in which dates are counted.
+    fn now(&self) -> UnixMs {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        UnixMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
     /// Facts that do not change while it runs.
     fn about(&self) -> About;
     /// The node's present reading of the cluster.
@@ -83,6 +91,35 @@ pub enum ServiceRef {
     Name(Name),
     /// By local port. `unserve` removes whatever is published on it, named or not.
     Port(u16),
+}
+
+impl ServiceRef {
+    #[must_use]
+    pub fn is_name(&self, name: &Name) -> bool {
+        matches!(self, Self::Name(own) if own == name)
+    }
+
+    #[must_use]
+    pub fn is_port(&self, port: u16) -> bool {
+        matches!(self, Self::Port(own) if *own == port)
+    }
+}
+
+impl fmt::Display for ServiceRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => name.fmt(f),
+            Self::Port(port) => port.fmt(f),
+        }
+    }
+}
+
+impl FromStr for ServiceRef {
+    type Err = NameError;
+    /// A lone decimal up to 65535 is a port, anything else a name.
+    fn from_str(s: &str) -> Result<Self, NameError> {
+        s.parse().map(Self::Port).or_else(|_| s.parse().map(Self::Name))
+    }
 }
 
 /// A local port to publish.

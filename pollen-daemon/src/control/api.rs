@@ -1,0 +1,255 @@
+//! The requests and small answers of the control API, as JSON. Owns their shapes, which are contract
+//! (`docs/protocol/control.md`); what `status` and `inspect` answer is in [`crate::status`].
+//! Invariant: fields are only ever added, and unknown fields of a request are refused, for a typing error in a script
+//! must not pass for a default.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use pollen_common::roll::Tier;
+use pollen_common::views::Protocol;
+use serde::{Deserialize, Serialize};
+
+use crate::control::handle::{EventRecord, Listener, Settings};
+use crate::status::label;
+
+/// A protocol by its lower-case name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProtocolName {
+    #[default]
+    Tcp,
+    Udp,
+}
+
+impl From<ProtocolName> for Protocol {
+    fn from(name: ProtocolName) -> Self {
+        match name {
+            ProtocolName::Tcp => Self::Tcp,
+            ProtocolName::Udp => Self::Udp,
+        }
+    }
+}
+
+impl From<Protocol> for ProtocolName {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Tcp => Self::Tcp,
+            Protocol::Udp => Self::Udp,
+        }
+    }
+}
+
+/// A tier by its lower-case name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TierName {
+    #[default]
+    Leaf,
+    Publisher,
+    Admin,
+}
+
+impl From<TierName> for Tier {
+    fn from(name: TierName) -> Self {
+        match name {
+            TierName::Leaf => Self::Leaf,
+            TierName::Publisher => Self::Publisher,
+            TierName::Admin => Self::Admin,
+        }
+    }
+}
+
+impl From<Tier> for TierName {
+    fn from(tier: Tier) -> Self {
+        match tier {
+            Tier::Leaf => Self::Leaf,
+            Tier::Publisher => Self::Publisher,
+            Tier::Admin => Self::Admin,
+        }
+    }
+}
+
+/// `POST /v1/services`: publish a local port.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServeBody {
+    pub port: u16,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(default)]
+    pub protocol: ProtocolName,
+    /// Others may provide it too.
+    #[serde(default)]
+    pub shared: bool,
+}
+
+/// The answer of `POST /v1/services`: what is now published.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Served {
+    pub port: u16,
+    pub name: Option<String>,
+    pub protocol: ProtocolName,
+    pub shared: bool,
+}
+
+/// `POST /v1/connections`: open a local listener.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConnectBody {
+    /// A name, or the port of a service of `provider`.
+    pub service: String,
+    /// A node name or a prefix of its key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_port: Option<u16>,
+}
+
+/// A local listener to a service of the mesh.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connection {
+    /// A name, or the port of an unnamed service.
+    pub service: String,
+    /// The key of the provider that it is pinned to.
+    pub provider: Option<String>,
+    pub protocol: ProtocolName,
+    /// Where it listens, each as `address:port`.
+    pub local: Vec<SocketAddr>,
+}
+
+impl From<&Listener> for Connection {
+    fn from(listener: &Listener) -> Self {
+        Self {
+            service: listener.service.to_string(),
+            provider: listener.provider.map(|key| key.to_string()),
+            protocol: listener.protocol.into(),
+            local: listener.local.clone(),
+        }
+    }
+}
+
+/// `POST /v1/invites`: make an invite.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InviteBody {
+    #[serde(default)]
+    pub tier: TierName,
+    #[serde(default)]
+    pub props: BTreeMap<String, String>,
+    /// How long the token may be redeemed, in milliseconds.
+    pub ttl_ms: u64,
+    /// How long the membership lasts from now, in milliseconds; for good where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expire_after_ms: Option<u64>,
+    /// The only key that may redeem it, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// The tier's default where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota_kib: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool_kib: Option<u32>,
+}
+
+/// The answer of `POST /v1/invites`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Invited {
+    /// What `pln join` takes: base64url without padding. Whoever has it may join; treat it as a password.
+    pub token: String,
+    pub tier: TierName,
+    /// The token is worthless after this, milliseconds since 1970.
+    pub not_after_unix_ms: u64,
+    /// The membership ends then.
+    pub expires_unix_ms: Option<u64>,
+}
+
+/// `GET /v1/settings`: what is set. Absent means the default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettingsShown {
+    /// Where `/metrics` listens.
+    pub http: Option<String>,
+    #[serde(rename = "log-level")]
+    pub log_level: Option<String>,
+}
+
+impl From<&Settings> for SettingsShown {
+    fn from(settings: &Settings) -> Self {
+        Self { http: settings.http.map(super::settings::show_address), log_level: settings.log_level.clone() }
+    }
+}
+
+/// `PUT /v1/settings/{key}`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SettingBody {
+    pub value: String,
+}
+
+/// One line of `GET /v1/events`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventLine {
+    /// Counts from 1 at each start of the daemon; a gap means that the reader was too slow.
+    pub seq: u64,
+    pub at_unix_ms: u64,
+    /// `peer_up`, `peer_down`, `joined` …
+    pub kind: String,
+    /// The key of the peer that it is about.
+    pub peer: Option<String>,
+    pub message: String,
+}
+
+impl From<&EventRecord> for EventLine {
+    fn from(record: &EventRecord) -> Self {
+        Self {
+            seq: record.seq,
+            at_unix_ms: record.at.0,
+            kind: label::event(record.event.kind).into(),
+            peer: record.event.peer.map(|key| key.to_string()),
+            message: record.event.message.clone(),
+        }
+    }
+}
+
+/// One line of `GET /v1/logs`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    pub line: String,
+}
+
+/// `GET /v1/version`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    pub version: String,
+    /// The commit that it was built from, where the build knew it.
+    pub commit: Option<String>,
+}
+
+impl Version {
+    /// That of this very binary.
+    #[must_use]
+    pub fn own() -> Self {
+        Self { version: env!("CARGO_PKG_VERSION").into(), commit: option_env!("PLN_COMMIT").map(Into::into) }
+    }
+}
+
+/// `GET /v1/why/{target}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reasons {
+    /// `node` or `service`.
+    pub kind: String,
+    /// The node's key or the service's name.
+    pub target: String,
+    /// A sentence each, the most telling first.
+    pub reasons: Vec<String>,
+}
+
+/// What a request answers that has nothing to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    pub ok: bool,
+}
+
+impl Done {
+    pub const YES: Self = Self { ok: true };
+}

@@ -1,0 +1,153 @@
+//! A daemon for tests: answers from the sample cluster, remembers what it was asked.
+//! Invariant: what it says is fixed, so that snapshots can be taken through it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use pollen_common::node::{Command, Event, EventKind, Refusal, RefusalKind, Reply};
+use pollen_common::time::UnixMs;
+use pollen_common::views::View;
+use tokio::sync::broadcast;
+
+use super::handle::{
+    About, Answer, Connect, Daemon, Disconnect, EventRecord, Listener, Numbers, Serve, ServiceRef, Settings, Subject,
+};
+use crate::status::sample;
+
+pub(crate) struct Fake {
+    dir: PathBuf,
+    asked: Mutex<Asked>,
+    events: broadcast::Sender<EventRecord>,
+    logs: broadcast::Sender<String>,
+}
+
+/// What it was asked so far.
+#[derive(Default)]
+pub(crate) struct Asked {
+    pub(crate) commands: Vec<Command>,
+    pub(crate) served: Vec<Serve>,
+    pub(crate) connected: Vec<Connect>,
+    pub(crate) disconnected: Vec<Disconnect>,
+    pub(crate) settings: Settings,
+    pub(crate) refuse_settings: bool,
+    pub(crate) shutdown: bool,
+}
+
+impl Fake {
+    pub(crate) fn new(dir: &Path) -> Arc<Self> {
+        Arc::new(Self {
+            dir: dir.to_owned(),
+            asked: Mutex::default(),
+            events: broadcast::channel(4).0,
+            logs: broadcast::channel(4).0,
+        })
+    }
+
+    pub(crate) fn asked(&self) -> MutexGuard<'_, Asked> {
+        self.asked.lock().expect("no test panics while it holds this")
+    }
+
+    pub(crate) fn event(seq: u64) -> EventRecord {
+        let message = format!("berlin is up ({seq})");
+        let event = Event { kind: EventKind::PeerUp, peer: Some(sample::key(2)), message };
+        EventRecord { seq, at: UnixMs(sample::NOW.0 + seq), event }
+    }
+
+    /// Makes an event happen; how many are following.
+    pub(crate) fn happen(&self, seq: u64) -> usize {
+        self.events.send(Self::event(seq)).unwrap_or(0)
+    }
+}
+
+fn refusal(kind: RefusalKind, message: &str) -> Refusal {
+    Refusal { kind, message: message.into(), hint: Some("do something else".into()) }
+}
+
+impl Daemon for Fake {
+    fn now(&self) -> UnixMs {
+        sample::NOW
+    }
+
+    fn about(&self) -> About {
+        About { dir: self.dir.clone(), ..sample::about() }
+    }
+
+    fn view(&self) -> Arc<View> {
+        Arc::new(sample::view())
+    }
+
+    fn numbers(&self) -> Numbers {
+        sample::numbers()
+    }
+
+    fn command(&self, command: Command) -> Answer<'_, Reply> {
+        self.asked().commands.push(command);
+        Box::pin(async { Ok(Reply::Token(vec![0xFB, 0xFF, 1])) })
+    }
+
+    fn why(&self, subject: Subject) -> Answer<'_, Vec<String>> {
+        Box::pin(async move { Ok(vec![format!("{subject:?} is so"), "because it is".into()]) })
+    }
+
+    /// A port above 60000 stands for what a leaf may not publish.
+    fn serve(&self, request: Serve) -> Answer<'_, ()> {
+        Box::pin(async move {
+            if request.port > 60_000 {
+                return Err(refusal(RefusalKind::Denied, "publishing takes a publisher and this node is a leaf"));
+            }
+            self.asked().served.push(request);
+            Ok(())
+        })
+    }
+
+    fn unserve(&self, request: ServiceRef) -> Answer<'_, ()> {
+        Box::pin(async move {
+            if request.to_string() == "api" {
+                return Ok(());
+            }
+            Err(refusal(RefusalKind::NotFound, "this node does not serve that"))
+        })
+    }
+
+    fn connect(&self, request: Connect) -> Answer<'_, Listener> {
+        self.asked().connected.push(request);
+        Box::pin(async { Ok(sample::listeners().remove(0)) })
+    }
+
+    fn disconnect(&self, request: Disconnect) -> Answer<'_, Vec<Listener>> {
+        self.asked().disconnected.push(request);
+        Box::pin(async { Ok(sample::listeners()) })
+    }
+
+    fn listeners(&self) -> Vec<Listener> {
+        sample::listeners()
+    }
+
+    fn events(&self) -> (Vec<EventRecord>, broadcast::Receiver<EventRecord>) {
+        ((1..=3).map(Self::event).collect(), self.events.subscribe())
+    }
+
+    fn logs(&self, lines: usize) -> (Vec<String>, broadcast::Receiver<String>) {
+        let all = ["one", "two", "three"].map(ToOwned::to_owned);
+        (all[all.len().saturating_sub(lines)..].to_vec(), self.logs.subscribe())
+    }
+
+    fn settings(&self) -> Settings {
+        self.asked().settings.clone()
+    }
+
+    fn apply(&self, settings: Settings) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let mut asked = self.asked();
+            if asked.refuse_settings {
+                return Err(refusal(RefusalKind::Failed, "the disk is full"));
+            }
+            asked.settings = settings;
+            Ok(())
+        })
+    }
+
+    fn shutdown(&self) {
+        self.asked().shutdown = true;
+    }
+}

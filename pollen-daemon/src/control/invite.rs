@@ -1,0 +1,129 @@
+//! From what an operator asks of an invite to its terms. Owns the defaults of each tier; signs nothing.
+//! Invariant: terms name every right; nothing is left for a reader of the invite to assume.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use data_encoding::BASE64URL_NOPAD;
+use pollen_common::identity::NodeKey;
+use pollen_common::node::{InviteTerms, Reply};
+use pollen_common::roll::Rights;
+use pollen_common::time::UnixMs;
+use pollen_common::views::View;
+
+use crate::control::api::{InviteBody, TierName};
+use crate::control::failure::{Code, Failure};
+
+/// The least a member may be given to replicate, in KiB: a name, addresses and links take that much.
+const QUOTA_KIB_MIN: u32 = 64;
+/// What those who publish are given to replicate, in KiB.
+const PUBLISHER_QUOTA_KIB: u32 = 1024;
+/// What all that an invited admin admits may use together, in KiB.
+const ADMIN_POOL_KIB: u32 = 256 * 1024;
+
+/// The terms of the invite that `body` asks for, issued by the node whose view this is.
+///
+/// # Errors
+/// `Usage` for values that no invite can have.
+pub fn terms(body: &InviteBody, view: &View, now: UnixMs) -> Result<InviteTerms, Failure> {
+    let usage = |message: &str| Failure::new(Code::Usage, message);
+    if body.ttl_ms == 0 || body.expire_after_ms == Some(0) {
+        return Err(usage("a token or membership of no duration is worthless"));
+    }
+    let quota_kib = body.quota_kib.unwrap_or(match body.tier {
+        TierName::Leaf => QUOTA_KIB_MIN,
+        TierName::Publisher | TierName::Admin => PUBLISHER_QUOTA_KIB,
+    });
+    if quota_kib < QUOTA_KIB_MIN {
+        return Err(usage("a quota is at least 64 KiB"));
+    }
+    let pool_kib = match (body.tier, body.pool_kib) {
+        (TierName::Admin, pool) => pool.unwrap_or(ADMIN_POOL_KIB),
+        (_, None | Some(0)) => 0,
+        (_, Some(_)) => {
+            return Err(usage("only an admin has a pool, for only an admin admits others").hint("Add --admin"));
+        }
+    };
+    let subject = body.subject.as_deref().map(parse_subject).transpose()?;
+    Ok(InviteTerms {
+        rights: Rights {
+            tier: body.tier.into(),
+            props: body.props.clone(),
+            grantable: grantable(body, view),
+            quota_kib,
+            pool_kib,
+            prefixes: Vec::new(),
+            expires: body.expire_after_ms.map(|ms| now.after(Duration::from_millis(ms))),
+        },
+        subject,
+        not_after: now.after(Duration::from_millis(body.ttl_ms)),
+    })
+}
+
+/// An admin may hand on what its issuer may: it could not admit its equals otherwise. Others admit nobody.
+fn grantable(body: &InviteBody, view: &View) -> BTreeMap<String, String> {
+    let mine = view.nodes.get(&view.me).map(|me| me.member.rights.grantable.clone());
+    if body.tier == TierName::Admin { mine.unwrap_or_default() } else { BTreeMap::new() }
+}
+
+fn parse_subject(hex: &str) -> Result<NodeKey, Failure> {
+    hex.parse().map_err(|_| {
+        Failure::new(Code::Usage, format!("`{hex}` is no node key"))
+            .hint("It takes all 64 hexadecimal digits that `pln id` shows on the machine that is to join")
+    })
+}
+
+/// The token as people see it.
+///
+/// # Errors
+/// `Failed` if the node answered something else, which would be a mistake of ours.
+pub fn token(reply: Reply) -> Result<String, Failure> {
+    match reply {
+        Reply::Token(bytes) => Ok(BASE64URL_NOPAD.encode(&bytes)),
+        other => Err(Failure::new(Code::Failed, format!("the node answered an invite with {other:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::sample;
+
+    fn asked(tier: TierName) -> InviteBody {
+        InviteBody { tier, ttl_ms: 300_000, ..InviteBody::default() }
+    }
+
+    fn made(body: &InviteBody) -> Result<InviteTerms, Failure> {
+        terms(body, &sample::view(), sample::NOW)
+    }
+
+    #[test]
+    fn each_tier_has_its_defaults() {
+        let rights = |tier| made(&asked(tier)).map(|terms| (terms.rights.quota_kib, terms.rights.pool_kib));
+        assert_eq!(rights(TierName::Leaf), Ok((64, 0)));
+        assert_eq!(rights(TierName::Publisher), Ok((1024, 0)));
+        assert_eq!(rights(TierName::Admin), Ok((1024, 256 * 1024)));
+    }
+
+    #[test]
+    fn times_count_from_now() {
+        let body = InviteBody { expire_after_ms: Some(1000), ..asked(TierName::Leaf) };
+        let terms = made(&body).expect("it is well formed");
+        assert_eq!(terms.not_after.0, sample::NOW.0 + 300_000);
+        assert_eq!(terms.rights.expires, Some(UnixMs(sample::NOW.0 + 1000)));
+    }
+
+    #[test]
+    fn what_no_invite_can_have_is_bad_usage() {
+        let cases = [
+            InviteBody { ttl_ms: 0, ..asked(TierName::Leaf) },
+            InviteBody { expire_after_ms: Some(0), ..asked(TierName::Leaf) },
+            InviteBody { quota_kib: Some(63), ..asked(TierName::Leaf) },
+            InviteBody { pool_kib: Some(1), ..asked(TierName::Publisher) },
+            InviteBody { subject: Some("abcd".into()), ..asked(TierName::Leaf) },
+        ];
+        for body in cases {
+            assert_eq!(made(&body).map_err(|f| f.code), Err(Code::Usage), "{body:?}");
+        }
+    }
+}

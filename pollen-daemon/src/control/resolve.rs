@@ -1,0 +1,134 @@
+//! Which node or service a person means. Owns the rules of identifiers: a node is named by its name or by a prefix of
+//! its key, a service by its name; `node/X` and `service/X` say which of the two. Must not change anything.
+//! Invariant: a name that two things answer to is refused with both, never guessed.
+
+use pollen_common::identity::NodeKey;
+use pollen_common::views::{NodeInfo, View};
+
+use crate::control::failure::{Code, Failure};
+use crate::control::handle::Subject;
+
+/// How many candidates an ambiguous name is answered with: a screenful, whatever the cluster's size.
+const CANDIDATES_MAX: usize = 10;
+
+/// The node or service that `target` means.
+///
+/// # Errors
+/// `NotFound`, or `Ambiguous` with the candidates.
+pub fn target(view: &View, target: &str) -> Result<Subject, Failure> {
+    let (nodes, services) = match target.split_once('/') {
+        Some(("node", rest)) => (nodes(view, rest), Vec::new()),
+        Some(("service", rest)) => (Vec::new(), services(view, rest)),
+        _ => (nodes(view, target), services(view, target)),
+    };
+    // An exact name outranks the prefix of a key: people choose the one and are given the other.
+    let by_key = |node: &NodeInfo| !is_named(node, target);
+    let nodes = if services.is_empty() { nodes } else { nodes.into_iter().filter(|n| !by_key(n)).collect() };
+    let found: Vec<(Subject, String)> = nodes
+        .into_iter()
+        .map(|node| (Subject::Node(node.key), format!("node/{}", show(node))))
+        .chain(services)
+        .collect();
+    one(target, "node or service", found)
+}
+
+/// The node that `target` means.
+///
+/// # Errors
+/// `NotFound`, or `Ambiguous` with the candidates.
+pub fn node(view: &View, target: &str) -> Result<NodeKey, Failure> {
+    let found = nodes(view, target).into_iter().map(|node| (node.key, show(node))).collect();
+    one(target, "node", found)
+}
+
+fn one<T>(target: &str, what: &str, mut found: Vec<(T, String)>) -> Result<T, Failure> {
+    match found.len() {
+        0 => Err(Failure::new(Code::NotFound, format!("there is no {what} `{target}`"))
+            .hint("See `pln status --include-offline` for what there is")),
+        1 => Ok(found.remove(0).0),
+        count => {
+            let mut shown: Vec<String> = found.into_iter().take(CANDIDATES_MAX).map(|(_, show)| show).collect();
+            if count > CANDIDATES_MAX {
+                shown.push(format!("{} more", count - CANDIDATES_MAX));
+            }
+            Err(Failure::new(Code::Ambiguous, format!("`{target}` may mean {count} things"))
+                .hint(format!("Candidates: {}", shown.join(", "))))
+        }
+    }
+}
+
+/// Nodes of that name; if there is none, those whose key starts with it.
+fn nodes<'a>(view: &'a View, target: &str) -> Vec<&'a NodeInfo> {
+    let named: Vec<&NodeInfo> = view.nodes.values().filter(|node| is_named(node, target)).collect();
+    if !named.is_empty() {
+        return named;
+    }
+    let hex = target.to_ascii_lowercase();
+    let is_hex = !hex.is_empty() && hex.bytes().all(|c| c.is_ascii_hexdigit());
+    view.nodes.values().filter(|node| is_hex && node.key.to_string().starts_with(&hex)).collect()
+}
+
+fn is_named(node: &NodeInfo, target: &str) -> bool {
+    node.name.as_ref().is_some_and(|name| name.as_str().eq_ignore_ascii_case(target))
+}
+
+fn services(view: &View, target: &str) -> Vec<(Subject, String)> {
+    let name = target.parse().ok().filter(|name| view.services.contains_key(name));
+    name.into_iter().map(|name| (Subject::Service(name), format!("service/{target}"))).collect()
+}
+
+/// A node as a candidate: twelve digits of its key tell it from its namesakes.
+fn show(node: &NodeInfo) -> String {
+    let key = node.key.to_string();
+    node.name.as_ref().map_or_else(|| key[..12].to_owned(), |name| format!("{} ({name})", &key[..12]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::sample;
+
+    #[test]
+    fn a_name_or_a_unique_prefix_is_enough() {
+        let view = sample::view();
+        let berlin = sample::key(2);
+        assert_eq!(target(&view, "berlin"), Ok(Subject::Node(berlin)));
+        assert_eq!(target(&view, "Berlin"), Ok(Subject::Node(berlin)));
+        assert_eq!(target(&view, &berlin.to_string()[..8]), Ok(Subject::Node(berlin)));
+        assert_eq!(target(&view, &berlin.to_string()[..8].to_uppercase()), Ok(Subject::Node(berlin)));
+        assert_eq!(target(&view, "api"), Ok(Subject::Service("api".parse().expect("a name"))));
+        assert_eq!(node(&view, "berlin"), Ok(berlin));
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_found() {
+        let view = sample::view();
+        for absent in ["paris", "ffffffff", "", "node/api", "service/berlin", "zz/api"] {
+            assert_eq!(target(&view, absent).map_err(|f| f.code), Err(Code::NotFound), "{absent}");
+        }
+        assert_eq!(node(&view, "api").map_err(|f| f.code), Err(Code::NotFound), "a service is no node");
+    }
+
+    #[test]
+    fn namesakes_are_refused_with_their_candidates_and_told_apart_by_kind() {
+        let mut view = sample::view();
+        let berlin = view.nodes.get_mut(&sample::key(2)).expect("it is in the sample");
+        berlin.name = Some("api".parse().expect("a name"));
+        let failure = target(&view, "api").unwrap_err();
+        assert_eq!(failure.code, Code::Ambiguous);
+        let hint = failure.hint.expect("candidates");
+        assert!(hint.contains("service/api") && hint.contains("node/"), "{hint}");
+        assert_eq!(target(&view, "node/api"), Ok(Subject::Node(sample::key(2))));
+        assert_eq!(target(&view, "service/api"), Ok(Subject::Service("api".parse().expect("a name"))));
+    }
+
+    #[test]
+    fn two_nodes_of_one_name_are_told_apart_by_key() {
+        let mut view = sample::view();
+        for node in view.nodes.values_mut() {
+            node.name = Some("same".parse().expect("a name"));
+        }
+        assert_eq!(node(&view, "same").map_err(|f| f.code), Err(Code::Ambiguous));
+        assert_eq!(node(&view, &sample::key(3).to_string()[..12]), Ok(sample::key(3)));
+    }
+}

@@ -1,0 +1,291 @@
+//! The control API's routes. Owns parsing of requests and the choice of the daemon's method that answers; holds no
+//! state of its own. Invariant: bodies are bounded before they are read, requests before they are awaited.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::body::HttpBody as _;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request, State};
+use axum::http::request::Parts;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{delete, get, post, put};
+use axum::{Json, http};
+use http_body_util::BodyExt as _;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::{Mutex, Semaphore};
+
+use crate::control::api::{
+    ConnectBody, Connection, Done, InviteBody, Invited, Reasons, ServeBody, Served, SettingBody, SettingsShown, Version,
+};
+use crate::control::failure::{Code, Failure};
+use crate::control::handle::{Answer, Connect, Daemon, Disconnect, Serve, ServiceRef, Subject};
+use crate::control::settings::{self, Key};
+use crate::control::{invite, resolve, stream};
+use crate::metrics::Exporter;
+use crate::status::inspect::{self, Inspected};
+use crate::status::{Reading, Status};
+
+/// The most that a request's body may hold, in bytes: the largest is a batch of signed statements.
+pub const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// How long a client may take over its body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the daemon may take over a request: a write to disk and, for some, a question to a peer.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Readers of endless streams at a time: half of the connections, so that there is always room for a command.
+const FOLLOWERS_MAX: usize = 32;
+
+/// What every handler works with.
+pub struct Api {
+    pub(super) daemon: Arc<dyn Daemon>,
+    pub(super) exporter: Exporter,
+    pub(super) followers: Arc<Semaphore>,
+    /// Held while a setting is changed: two changes at once would lose one.
+    setting: Mutex<()>,
+}
+
+pub(super) type Shared = State<Arc<Api>>;
+type Answered<T> = Result<Json<T>, Failure>;
+
+impl Api {
+    pub(super) fn new(daemon: Arc<dyn Daemon>, exporter: Exporter) -> Self {
+        let followers = Arc::new(Semaphore::new(FOLLOWERS_MAX));
+        Self { daemon, exporter, followers, setting: Mutex::new(()) }
+    }
+
+    /// Every route there is.
+    pub(super) fn router(self) -> Router {
+        Router::new()
+            .route("/v1/status", get(status))
+            .route("/v1/inspect/{*target}", get(inspect))
+            .route("/v1/why/{*target}", get(why))
+            .route("/v1/events", get(stream::events))
+            .route("/v1/logs", get(stream::logs))
+            .route("/v1/services", post(serve))
+            .route("/v1/services/{service}", delete(unserve))
+            .route("/v1/connections", post(connect))
+            .route("/v1/connections/{service}", delete(disconnect))
+            .route("/v1/invites", post(invite))
+            .route("/v1/settings", get(show_settings))
+            .route("/v1/settings/{key}", put(set).delete(unset))
+            .route("/v1/version", get(version))
+            .route("/v1/shutdown", post(shutdown))
+            .fallback(async |request: Request| {
+                Failure::new(Code::NotFound, format!("there is no {} in this API", request.uri().path()))
+                    .hint("The daemon may be older than this command: compare `pln version` with `pln status`")
+            })
+            .method_not_allowed_fallback(async |request: Request| {
+                let (method, path) = (request.method(), request.uri().path());
+                let failure = Failure::new(Code::Usage, format!("{path} does not take {method}"));
+                (http::StatusCode::METHOD_NOT_ALLOWED, Json(failure))
+            })
+            .with_state(Arc::new(self))
+    }
+}
+
+/// The daemon's answer, or that there is none in time.
+async fn within<T>(answer: Answer<'_, T>) -> Result<T, Failure> {
+    match tokio::time::timeout(REQUEST_TIMEOUT, answer).await {
+        Ok(result) => result.map_err(Failure::from),
+        Err(_) => Err(Failure::new(
+            Code::Failed,
+            format!("the daemon did not finish within {} s; whether it will is unknown", REQUEST_TIMEOUT.as_secs()),
+        )
+        .hint("Look at `pln status` and `pln logs` before trying again")),
+    }
+}
+
+async fn status(State(api): Shared) -> Json<Status> {
+    Json(reading(&api, |reading| Status::of(reading)))
+}
+
+fn reading<T>(api: &Api, of: impl FnOnce(Reading<'_>) -> T) -> T {
+    let daemon = &api.daemon;
+    let (about, view, numbers, listeners) = (daemon.about(), daemon.view(), daemon.numbers(), daemon.listeners());
+    of(Reading { about: &about, view: &view, numbers: &numbers, listeners: &listeners, now: daemon.now() })
+}
+
+async fn inspect(State(api): Shared, Segment(target): Segment) -> Answered<Inspected> {
+    let found = reading(&api, |reading| {
+        Ok::<_, Failure>(match resolve::target(reading.view, &target)? {
+            Subject::Node(key) => inspect::node(reading, key),
+            Subject::Service(name) => inspect::service(reading, &name),
+        })
+    })?;
+    Ok(Json(found.expect("the target was found in this very view")))
+}
+
+async fn why(State(api): Shared, Segment(target): Segment) -> Answered<Reasons> {
+    let subject = resolve::target(&api.daemon.view(), &target)?;
+    let (kind, shown) = match &subject {
+        Subject::Node(key) => ("node", key.to_string()),
+        Subject::Service(name) => ("service", name.to_string()),
+    };
+    let reasons = within(api.daemon.why(subject)).await?;
+    Ok(Json(Reasons { kind: kind.into(), target: shown, reasons }))
+}
+
+async fn serve(State(api): Shared, JsonBody(body): JsonBody<ServeBody>) -> Answered<Served> {
+    if body.port == 0 {
+        return Err(Failure::new(Code::Usage, "a service's port is between 1 and 65535"));
+    }
+    let name = body.name.map(|name| parse_name(&name)).transpose()?;
+    let shown = name.as_ref().map(ToString::to_string);
+    let request = Serve { port: body.port, name, protocol: body.protocol.into(), shared: body.shared };
+    within(api.daemon.serve(request)).await?;
+    Ok(Json(Served { port: body.port, name: shown, protocol: body.protocol, shared: body.shared }))
+}
+
+async fn unserve(State(api): Shared, Segment(service): Segment) -> Answered<Done> {
+    within(api.daemon.unserve(parse_service(&service)?)).await?;
+    Ok(Json(Done::YES))
+}
+
+async fn connect(State(api): Shared, JsonBody(body): JsonBody<ConnectBody>) -> Answered<Connection> {
+    let service = parse_service(&body.service)?;
+    if matches!(service, ServiceRef::Port(_)) && body.provider.is_none() {
+        return Err(Failure::new(Code::Usage, format!("port {service} is a service of some node: which?"))
+            .hint(format!("pln connect {service} PROVIDER")));
+    }
+    let request = Connect { service, provider: body.provider, local_port: body.local_port };
+    let listener = within(api.daemon.connect(request)).await?;
+    Ok(Json(Connection::from(&listener)))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OfProvider {
+    provider: Option<String>,
+}
+
+async fn disconnect(
+    State(api): Shared,
+    Segment(service): Segment,
+    Asked(OfProvider { provider }): Asked<OfProvider>,
+) -> Answered<Vec<Connection>> {
+    let request = Disconnect { service: parse_service(&service)?, provider };
+    let closed = within(api.daemon.disconnect(request)).await?;
+    Ok(Json(closed.iter().map(Connection::from).collect()))
+}
+
+async fn invite(State(api): Shared, JsonBody(body): JsonBody<InviteBody>) -> Answered<Invited> {
+    let terms = invite::terms(&body, &api.daemon.view(), api.daemon.now())?;
+    let not_after = terms.not_after;
+    let expires = terms.rights.expires;
+    let reply = within(api.daemon.command(pollen_common::node::Command::Invite { terms })).await?;
+    Ok(Json(Invited {
+        token: invite::token(reply)?,
+        tier: body.tier,
+        not_after_unix_ms: not_after.0,
+        expires_unix_ms: expires.map(|at| at.0),
+    }))
+}
+
+async fn show_settings(State(api): Shared) -> Json<SettingsShown> {
+    Json(SettingsShown::from(&api.daemon.settings()))
+}
+
+async fn set(
+    State(api): Shared,
+    Segment(key): Segment,
+    JsonBody(body): JsonBody<SettingBody>,
+) -> Answered<SettingsShown> {
+    change(&api, &key, Some(&body.value)).await
+}
+
+async fn unset(State(api): Shared, Segment(key): Segment) -> Answered<SettingsShown> {
+    change(&api, &key, None).await
+}
+
+async fn change(api: &Api, key: &str, value: Option<&str>) -> Answered<SettingsShown> {
+    let _alone = api.setting.lock().await;
+    let before = api.daemon.settings();
+    let after = settings::changed(before.clone(), key.parse::<Key>()?, value)?;
+    // The listener first: it is what can fail, and what failed must not be what the next start tries.
+    api.exporter.listen(after.http).await?;
+    if let Err(failure) = within(api.daemon.apply(after.clone())).await {
+        let restored = api.exporter.listen(before.http).await;
+        restored.unwrap_or_else(|failure| tracing::warn!("metrics are off: {}", failure.message));
+        return Err(failure);
+    }
+    Ok(Json(SettingsShown::from(&after)))
+}
+
+async fn version() -> Json<Version> {
+    Json(Version::own())
+}
+
+async fn shutdown(State(api): Shared) -> Json<Done> {
+    api.daemon.shutdown();
+    Json(Done::YES)
+}
+
+fn parse_name(name: &str) -> Result<pollen_common::views::Name, Failure> {
+    name.parse().map_err(|error| Failure::new(Code::Usage, format!("`{name}` is no name: {error}")))
+}
+
+fn parse_service(service: &str) -> Result<ServiceRef, Failure> {
+    service.parse().map_err(|error| Failure::new(Code::Usage, format!("`{service}` is no service: {error}")))
+}
+
+/// The last segment of a path, decoded.
+pub(super) struct Segment(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = Failure;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let segment = Path::<String>::from_request_parts(parts, state).await;
+        segment.map(|Path(segment)| Self(segment)).map_err(|e| Failure::new(Code::Usage, e.body_text()))
+    }
+}
+
+/// What follows the question mark.
+pub(super) struct Asked<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
+    type Rejection = Failure;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let asked = Query::<T>::from_request_parts(parts, state).await;
+        asked.map(|Query(asked)| Self(asked)).map_err(|e| Failure::new(Code::Usage, e.body_text()))
+    }
+}
+
+/// A JSON body, whatever the content type says: people type `curl -d`.
+struct JsonBody<T>(T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
+    type Rejection = Response;
+    async fn from_request(request: Request, _: &S) -> Result<Self, Response> {
+        let bytes = read_body(request.into_body()).await?;
+        // An array would be taken for the fields in their order: a shape that nobody means.
+        if bytes.trim_ascii_start().first() != Some(&b'{') {
+            return Err(Failure::new(Code::Usage, "the body is no JSON object").into_response());
+        }
+        serde_json::from_slice(&bytes).map(Self).map_err(|error| {
+            Failure::new(Code::Usage, format!("the body is not what this request takes: {error}")).into_response()
+        })
+    }
+}
+
+async fn read_body(body: Body) -> Result<axum::body::Bytes, Response> {
+    let too_large = || {
+        let failure = Failure::new(Code::Usage, format!("the body is larger than {BODY_BYTES_MAX} bytes"));
+        Err((http::StatusCode::PAYLOAD_TOO_LARGE, Json(failure)).into_response())
+    };
+    // A declared length is believed at once; where there is none, what comes is counted.
+    if usize::try_from(body.size_hint().lower()).is_ok_and(|declared| declared > BODY_BYTES_MAX) {
+        return too_large();
+    }
+    let limited = http_body_util::Limited::new(body, BODY_BYTES_MAX);
+    match tokio::time::timeout(BODY_TIMEOUT, limited.collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => too_large(),
+        Ok(Err(error)) => Err(Failure::new(Code::Usage, format!("the body broke off: {error}")).into_response()),
+        Err(_) => {
+            let failure = Failure::new(Code::Usage, format!("no body within {} s", BODY_TIMEOUT.as_secs()));
+            Err((http::StatusCode::REQUEST_TIMEOUT, Json(failure)).into_response())
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! `/metrics` for Prometheus: when it is asked, one reading of the daemon becomes text. Owns the listener and the
+//! families, whose names are contract (`docs/guide/metrics.md`); keeps no counter of its own.
+//! Invariant: cardinality is bounded, whatever the cluster's size.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
+
+use crate::control::failure::{Code, Failure};
+use crate::control::handle::Daemon;
+use crate::control::http;
+use crate::control::settings::show_address;
+
+mod families;
+#[cfg(test)]
+mod tests;
+
+/// Scrapers served at a time: a pair of Prometheus servers and a curious person, with room.
+const CONNECTIONS_MAX: usize = 16;
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 16;
+
+/// Serves `/metrics` at an address that can be changed while it runs.
+pub struct Exporter {
+    daemon: Arc<dyn Daemon>,
+    current: Mutex<Option<Listening>>,
+}
+
+struct Listening {
+    at: SocketAddr,
+    _stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Listening {
+    /// Ends it; its socket is closed when this returns.
+    async fn close(mut self) {
+        self.task.abort();
+        // Ended by the abort, or before it: both are fine.
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Exporter {
+    /// Not listening yet.
+    #[must_use]
+    pub fn new(daemon: Arc<dyn Daemon>) -> Self {
+        Self { daemon, current: Mutex::new(None) }
+    }
+
+    /// Listens at `address` from now on, nowhere where absent.
+    ///
+    /// # Errors
+    /// When the address cannot be had; then it goes on where it was.
+    pub async fn listen(&self, address: Option<SocketAddr>) -> Result<(), Failure> {
+        let mut current = self.current.lock().await;
+        let before = current.as_ref().map(|listening| listening.at);
+        if before == address {
+            return Ok(());
+        }
+        let Some(address) = address else {
+            if let Some(old) = current.take() {
+                old.close().await;
+            }
+            return Ok(());
+        };
+        // The same port on another interface is taken as long as the old listener holds it.
+        let same_port = before.is_some_and(|before| before.port() == address.port());
+        if let Some(old) = current.take_if(|_| same_port) {
+            old.close().await;
+        }
+        match bind(address) {
+            Ok(listener) => *current = Some(self.spawn(address, listener)),
+            Err(error) => {
+                if let (true, Some(before)) = (same_port, before) {
+                    *current = bind(before).ok().map(|listener| self.spawn(before, listener));
+                }
+                return Err(Failure::new(Code::Failed, format!("cannot listen on {}: {error}", show_address(address)))
+                    .hint("Nothing was changed. Choose another port: pln set http :PORT"));
+            }
+        }
+        Ok(())
+    }
+
+    fn spawn(&self, at: SocketAddr, listener: TcpListener) -> Listening {
+        let app = Router::new().route("/metrics", get(scrape)).with_state(Arc::clone(&self.daemon));
+        let (stop, stopped) = watch::channel(false);
+        Listening {
+            at,
+            _stop: stop,
+            task: tokio::spawn(http::serve(listener, app, http::Limits::connections(CONNECTIONS_MAX), stopped)),
+        }
+    }
+}
+
+async fn scrape(State(daemon): State<Arc<dyn Daemon>>) -> Response {
+    match families::text(&*daemon) {
+        Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
+        Err(error) => Failure::new(Code::Failed, format!("cannot encode the metrics: {error}")).into_response(),
+    }
+}
+
+/// Listens on both families where the address is that of every interface; on IPv4 alone where there is no IPv6.
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let every = address.ip().is_unspecified() && address.is_ipv6();
+    match bind_one(address) {
+        Err(_) if every => bind_one(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port())),
+        bound => bound,
+    }
+}
+
+fn bind_one(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}

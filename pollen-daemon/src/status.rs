@@ -1,0 +1,309 @@
+//! What `pln status` and `pln inspect` say: a model made from one view and one reading of the counters, as JSON and as
+//! tables. Owns the shapes, which are contract; asks nothing of the network.
+//! Invariant: pure, so that what was shown can be reproduced from the same view.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use pollen_common::identity::NodeKey;
+use pollen_common::time::UnixMs;
+use pollen_common::views::{Liveness, NodeInfo, Provider, ServiceInfo, View};
+use serde::{Deserialize, Serialize};
+
+use crate::control::api::{Connection, ProtocolName, TierName};
+use crate::control::handle::{About, Listener, Numbers, PeerNumbers};
+
+pub mod health;
+pub mod inspect;
+pub mod label;
+#[cfg(test)]
+pub(crate) mod sample;
+pub mod table;
+#[cfg(test)]
+mod tests;
+pub mod when;
+
+pub use health::{Health, HealthState};
+
+/// What a status is made from: one consistent reading of a daemon.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading<'a> {
+    pub about: &'a About,
+    pub view: &'a View,
+    pub numbers: &'a Numbers,
+    pub listeners: &'a [Listener],
+    pub now: UnixMs,
+}
+
+/// `GET /v1/status`: this node, and the cluster as it sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub health: Health,
+    pub me: Me,
+    /// Every member, online or not; this node first, then by name and key.
+    pub nodes: Vec<NodeRow>,
+    /// Named services by name, then unnamed ones by provider and port.
+    pub services: Vec<ServiceRow>,
+    /// Local listeners of `pln connect`.
+    pub connections: Vec<Connection>,
+    pub document: Document,
+}
+
+/// This node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Me {
+    pub key: String,
+    pub name: Option<String>,
+    /// Absent where the node does not stand.
+    pub tier: Option<TierName>,
+    pub cluster: String,
+    pub version: String,
+    /// The UDP port.
+    pub port: u16,
+    /// Whether it was declared reachable by anyone.
+    pub public: bool,
+    pub dir: String,
+    pub started_unix_ms: u64,
+}
+
+/// A member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRow {
+    pub key: String,
+    pub name: Option<String>,
+    pub tier: TierName,
+    pub state: NodeState,
+    /// The neighbour that the way to it starts with, where it is online and not adjacent.
+    pub via: Option<String>,
+    /// 0 for this node, 1 for a neighbour; absent when offline.
+    pub hops: Option<u8>,
+    /// The connection with it, where there is one.
+    pub path: Option<PathRow>,
+    /// How many peers it has links with.
+    pub links: usize,
+    pub addrs: Vec<SocketAddr>,
+    pub props: BTreeMap<String, String>,
+    /// When its membership ends.
+    pub expires_unix_ms: Option<u64>,
+}
+
+/// Whether a node is reachable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    /// This very node.
+    Me,
+    Online,
+    Offline,
+}
+
+impl From<&Liveness> for NodeState {
+    fn from(liveness: &Liveness) -> Self {
+        match liveness {
+            Liveness::Me => Self::Me,
+            Liveness::Online { .. } => Self::Online,
+            Liveness::Offline => Self::Offline,
+        }
+    }
+}
+
+/// A connection with a peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathRow {
+    /// How packets travel at present: `direct`.
+    pub kind: String,
+    pub remote: Option<SocketAddr>,
+    /// Smoothed round-trip time, in microseconds.
+    pub rtt_us: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// Packets held for lost.
+    pub lost: u64,
+}
+
+impl From<&PeerNumbers> for PathRow {
+    fn from(peer: &PeerNumbers) -> Self {
+        Self {
+            kind: peer.path.clone(),
+            remote: peer.remote,
+            rtt_us: u64::try_from(peer.rtt.as_micros()).unwrap_or(u64::MAX),
+            bytes_in: peer.bytes_in,
+            bytes_out: peer.bytes_out,
+            lost: peer.lost,
+        }
+    }
+}
+
+/// A service of the mesh.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceRow {
+    /// Absent for a service that is reached by provider and port alone.
+    pub name: Option<String>,
+    pub protocol: ProtocolName,
+    /// Whose name it is; the provider where there is no name.
+    pub owner: NodeRef,
+    pub shared: bool,
+    pub providers: Vec<ProviderRow>,
+    /// Claims of the same name that lost.
+    pub conflicts: usize,
+    /// This node's own listeners to it, each as `address:port`.
+    pub local: Vec<SocketAddr>,
+}
+
+/// A node by key, and by name where it has one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRef {
+    pub key: String,
+    pub name: Option<String>,
+}
+
+/// Who answers for a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProviderRow {
+    pub node: NodeRef,
+    pub port: u16,
+    pub online: bool,
+}
+
+/// The replicated document, as held here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Document {
+    /// Bytes of entries that count toward quotas.
+    pub bytes: u64,
+    /// Equal on nodes that hold equal content: roll, facts, live, state.
+    pub roots: [String; 4],
+    /// Entries that do not count, with the reason.
+    pub refused: Vec<RefusedRow>,
+}
+
+/// An entry that does not count.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedRow {
+    pub author: NodeRef,
+    pub entry: String,
+    pub reason: String,
+}
+
+impl Status {
+    /// What `reading` says.
+    #[must_use]
+    pub fn of(reading: Reading<'_>) -> Self {
+        let Reading { view, listeners, .. } = reading;
+        Self {
+            health: Health::of(reading),
+            me: me(reading),
+            nodes: nodes(reading),
+            services: services(view, listeners),
+            connections: listeners.iter().map(Connection::from).collect(),
+            document: document(view),
+        }
+    }
+}
+
+fn me(Reading { about, view, .. }: Reading<'_>) -> Me {
+    let mine = view.nodes.get(&view.me);
+    Me {
+        key: view.me.to_string(),
+        name: node_ref(view, view.me).name,
+        tier: mine.map(|node| node.member.rights.tier.into()),
+        cluster: view.cluster.to_string(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        port: about.port,
+        public: about.public,
+        dir: about.dir.display().to_string(),
+        started_unix_ms: about.started.0,
+    }
+}
+
+fn nodes(Reading { view, numbers, .. }: Reading<'_>) -> Vec<NodeRow> {
+    let mut nodes: Vec<NodeRow> =
+        view.nodes.values().map(|node| node_row(node, numbers.peers.iter().find(|p| p.peer == node.key))).collect();
+    nodes.sort_by_cached_key(|row| (row.state != NodeState::Me, row.name.is_none(), row.name.clone(), row.key.clone()));
+    nodes
+}
+
+pub(crate) fn node_row(node: &NodeInfo, connection: Option<&PeerNumbers>) -> NodeRow {
+    let (via, hops) = match node.liveness {
+        Liveness::Me => (None, Some(0)),
+        Liveness::Online { via, hops } => ((via != node.key).then(|| via.to_string()), Some(hops)),
+        Liveness::Offline => (None, None),
+    };
+    NodeRow {
+        key: node.key.to_string(),
+        name: node.name.as_ref().map(ToString::to_string),
+        tier: node.member.rights.tier.into(),
+        state: NodeState::from(&node.liveness),
+        via,
+        hops,
+        path: connection.map(PathRow::from),
+        links: node.links.len(),
+        addrs: node.addrs.clone(),
+        props: node.member.rights.props.clone(),
+        expires_unix_ms: node.member.rights.expires.map(|at| at.0),
+    }
+}
+
+fn services(view: &View, listeners: &[Listener]) -> Vec<ServiceRow> {
+    let named = view.services.values().map(|service| named_row(view, listeners, service));
+    let unnamed = view.unnamed.iter().map(|provider| unnamed_row(view, listeners, provider));
+    named.chain(unnamed).collect()
+}
+
+pub(crate) fn named_row(view: &View, listeners: &[Listener], service: &ServiceInfo) -> ServiceRow {
+    ServiceRow {
+        name: Some(service.name.to_string()),
+        protocol: service.protocol.into(),
+        owner: node_ref(view, service.owner),
+        shared: service.shared,
+        providers: service.providers.iter().map(|provider| provider_row(view, provider)).collect(),
+        conflicts: service.conflicts.len(),
+        local: listening(listeners, |l| l.service.is_name(&service.name)),
+    }
+}
+
+fn unnamed_row(view: &View, listeners: &[Listener], provider: &Provider) -> ServiceRow {
+    ServiceRow {
+        name: None,
+        protocol: provider.protocol.into(),
+        owner: node_ref(view, provider.node),
+        shared: false,
+        providers: vec![provider_row(view, provider)],
+        conflicts: 0,
+        local: listening(listeners, |l| {
+            l.service.is_port(provider.port) && l.provider == Some(provider.node) && l.protocol == provider.protocol
+        }),
+    }
+}
+
+fn listening(listeners: &[Listener], of: impl Fn(&Listener) -> bool) -> Vec<SocketAddr> {
+    listeners.iter().filter(|l| of(l)).flat_map(|l| l.local.iter().copied()).collect()
+}
+
+pub(crate) fn provider_row(view: &View, provider: &Provider) -> ProviderRow {
+    ProviderRow {
+        node: node_ref(view, provider.node),
+        port: provider.port,
+        online: view.nodes.get(&provider.node).is_some_and(|node| node.liveness.is_online()),
+    }
+}
+
+pub(crate) fn node_ref(view: &View, key: NodeKey) -> NodeRef {
+    let name = view.nodes.get(&key).and_then(|node| node.name.as_ref()).map(ToString::to_string);
+    NodeRef { key: key.to_string(), name }
+}
+
+fn document(view: &View) -> Document {
+    Document {
+        bytes: view.document_bytes,
+        roots: view.roots.map(|root| root.to_string()),
+        refused: view
+            .refused
+            .iter()
+            .map(|entry| RefusedRow {
+                author: node_ref(view, entry.author),
+                entry: entry.key.clone(),
+                reason: entry.reason.clone(),
+            })
+            .collect(),
+    }
+}

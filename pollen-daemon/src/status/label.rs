@@ -1,0 +1,37 @@
+//! The words that stand for kinds in JSON, in tables and as labels of metrics: one place, so that the three agree.
+//! Invariant: a word never changes its meaning; scripts and dashboards match on them.
+
+use pollen_common::node::EventKind;
+
+/// Every kind of event, so that a metric has its series from the start.
+pub const EVENTS: [EventKind; 11] = [
+    EventKind::PeerUp,
+    EventKind::PeerDown,
+    EventKind::Joined,
+    EventKind::Admitted,
+    EventKind::Denied,
+    EventKind::Published,
+    EventKind::Withdrawn,
+    EventKind::Conflict,
+    EventKind::Twin,
+    EventKind::Refused,
+    EventKind::Rotated,
+];
+
+/// The word for a kind of event.
+#[must_use]
+pub const fn event(kind: EventKind) -> &'static str {
+    match kind {
+        EventKind::PeerUp => "peer_up",
+        EventKind::PeerDown => "peer_down",
+        EventKind::Joined => "joined",
+        EventKind::Admitted => "admitted",
+        EventKind::Denied => "denied",
+        EventKind::Published => "published",
+        EventKind::Withdrawn => "withdrawn",
+        EventKind::Conflict => "conflict",
+        EventKind::Twin => "twin",
+        EventKind::Refused => "refused",
+        EventKind::Rotated => "rotated",
+    }
+}

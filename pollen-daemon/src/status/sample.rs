@@ -1,0 +1,116 @@
+//! One small cluster for the tests of this crate: three nodes, a shared service with a conflict, one unnamed service.
+//! Invariant: fixed, for snapshots are taken of it.
+
+use std::time::Duration;
+
+use pollen_common::identity::{ClusterId, Digest, NodeKey, SecretKey};
+use pollen_common::node::EventKind;
+use pollen_common::roll::{Member, Rights, Tier};
+use pollen_common::time::UnixMs;
+use pollen_common::views::{Conflict, Liveness, NodeInfo, Protocol, Provider, RefusedEntry, ServiceInfo, View};
+
+use crate::control::handle::{About, Listener, Numbers, PeerNumbers, ServiceNumbers, ServiceRef};
+
+/// 2026-11-23 02:24:01Z.
+pub(crate) const NOW: UnixMs = UnixMs(1_795_400_641_000);
+
+pub(crate) fn key(i: u8) -> NodeKey {
+    SecretKey::from_seed(&[i; 32]).public()
+}
+
+fn node(i: u8, name: &str, tier: Tier, liveness: Liveness) -> NodeInfo {
+    let rights = Rights {
+        tier,
+        props: [("region".to_owned(), "eu".to_owned())].into(),
+        grantable: [].into(),
+        quota_kib: if tier == Tier::Leaf { 64 } else { 1024 },
+        pool_kib: if tier == Tier::Admin { 1 << 20 } else { 0 },
+        prefixes: Vec::new(),
+        expires: (tier == Tier::Leaf).then_some(UnixMs(NOW.0 + 30 * 86_400_000)),
+    };
+    NodeInfo {
+        key: key(i),
+        name: Some(name.parse().expect("a name")),
+        addrs: vec![format!("192.0.2.{i}:60611").parse().expect("an address")],
+        member: Member { key: key(i), rights, path: vec![key(9)], admitted: NOW.0 - 86_400_000 },
+        liveness,
+        links: (1..=2).filter(|&other| other != i && i != 3).map(key).collect(),
+    }
+}
+
+/// Seen from `ams`, with `berlin` online and `cork` offline.
+pub(crate) fn view() -> View {
+    let nodes = [
+        node(1, "ams", Tier::Admin, Liveness::Me),
+        node(2, "berlin", Tier::Publisher, Liveness::Online { via: key(2), hops: 1 }),
+        node(3, "cork", Tier::Leaf, Liveness::Offline),
+    ];
+    let provider = |i, port| Provider { node: key(i), protocol: Protocol::Tcp, port };
+    let api = ServiceInfo {
+        name: "api".parse().expect("a name"),
+        owner: key(1),
+        protocol: Protocol::Tcp,
+        shared: true,
+        claimed: UnixMs(NOW.0 - 3_600_000),
+        providers: vec![provider(1, 8080), provider(2, 8081)],
+        conflicts: vec![Conflict {
+            author: key(3),
+            claimed: UnixMs(NOW.0 - 60_000),
+            reason: "ams claimed the name earlier".into(),
+        }],
+    };
+    View {
+        cluster: ClusterId([0xC1; 32]),
+        me: key(1),
+        nodes: nodes.into_iter().map(|node| (node.key, node)).collect(),
+        services: [(api.name.clone(), api)].into(),
+        unnamed: vec![Provider { node: key(2), protocol: Protocol::Udp, port: 5353 }],
+        refused: vec![RefusedEntry {
+            author: key(3),
+            key: "service/api".into(),
+            reason: "cork is a leaf; publishing takes a publisher".into(),
+        }],
+        roots: [1, 2, 3, 4].map(|byte| Digest([byte; 32])),
+        document_bytes: 1234,
+    }
+}
+
+pub(crate) fn about() -> About {
+    About { dir: "/var/lib/pln".into(), port: 60611, started: UnixMs(NOW.0 - 90_061_000), public: false }
+}
+
+pub(crate) fn numbers() -> Numbers {
+    Numbers {
+        peers: vec![PeerNumbers {
+            peer: key(2),
+            path: "direct".into(),
+            remote: Some("192.0.2.2:60611".parse().expect("an address")),
+            rtt: Duration::from_micros(1250),
+            bytes_in: 4096,
+            bytes_out: 1 << 20,
+            datagrams_in: 7,
+            datagrams_out: 9,
+            lost: 1,
+        }],
+        dropped: [("unbound_source".to_owned(), 3)].into(),
+        services: ServiceNumbers {
+            streams_open: 2,
+            streams: 40,
+            sessions_open: 1,
+            sessions: 5,
+            bytes_in: 1000,
+            bytes_out: 2000,
+            refused: [("denied".to_owned(), 1)].into(),
+        },
+        events: [(EventKind::PeerUp, 4)].into(),
+    }
+}
+
+pub(crate) fn listeners() -> Vec<Listener> {
+    vec![Listener {
+        service: ServiceRef::Name("api".parse().expect("a name")),
+        provider: None,
+        protocol: Protocol::Tcp,
+        local: vec!["127.0.0.1:8080".parse().expect("an address"), "[::1]:8080".parse().expect("an address")],
+    }]
+}

@@ -1,0 +1,337 @@
+//! A status as people read it: chips, then tables. Owns layout alone; everything it shows is in the model.
+//! Invariant: plain text, with escape sequences only in the chips and only when asked for.
+
+use std::fmt::Write as _;
+
+use comfy_table::Table;
+
+use super::inspect::{Inspected, NodeDetail, ServiceDetail};
+use super::when::{Moment, show_bytes, show_rtt};
+use super::{HealthState, NodeRef, NodeRow, NodeState, PathRow, ServiceRow, Status};
+use crate::control::api::{Connection, ProtocolName, TierName};
+use pollen_common::time::UnixMs;
+
+/// Which tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Section {
+    All,
+    Nodes,
+    Services,
+}
+
+/// How to lay out.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    pub section: Section,
+    /// More columns, and keys in full.
+    pub wide: bool,
+    pub include_offline: bool,
+    /// Whether the chips may have colour.
+    pub colour: bool,
+}
+
+/// What stands where there is nothing to say.
+const NOTHING: &str = "-";
+
+/// The whole status as text, ending in a line feed.
+#[must_use]
+pub fn status(status: &Status, layout: Layout) -> String {
+    let mut out = String::new();
+    if layout.section == Section::All {
+        chips(&mut out, status, layout.colour);
+    }
+    if layout.section != Section::Services {
+        nodes(&mut out, status, layout);
+    }
+    if layout.section != Section::Nodes {
+        services(&mut out, &status.services, layout);
+    }
+    if layout.section == Section::All && !status.connections.is_empty() {
+        connections(&mut out, &status.connections);
+    }
+    out
+}
+
+fn chips(out: &mut String, status: &Status, colour: bool) {
+    let (health, code) = match status.health.state {
+        HealthState::Healthy => ("HEALTHY", 42),
+        HealthState::Degraded => ("DEGRADED", 43),
+        HealthState::Unhealthy => ("UNHEALTHY", 41),
+    };
+    let tier = status.me.tier.map_or("NO MEMBER", |tier| match tier {
+        TierName::Leaf => "LEAF",
+        TierName::Publisher => "PUBLISHER",
+        TierName::Admin => "ADMIN",
+    });
+    let online = status.nodes.iter().filter(|node| node.state != NodeState::Offline).count();
+    let name = status.me.name.as_deref().unwrap_or(&status.me.key[..8]);
+    push_line(
+        out,
+        &format!(
+            "{}  {}  {name}  {online} of {} nodes online",
+            chip(health, code, colour),
+            chip(tier, 44, colour),
+            status.nodes.len()
+        ),
+    );
+    for reason in &status.health.reasons {
+        push_line(out, &format!("  {reason}"));
+    }
+}
+
+/// `text` on a background, or in brackets where there is no colour.
+fn chip(text: &str, background: u8, colour: bool) -> String {
+    if colour { format!("\x1b[1;30;{background}m {text} \x1b[0m") } else { format!("[{text}]") }
+}
+
+fn nodes(out: &mut String, status: &Status, layout: Layout) {
+    let mut header = vec!["NAME", "KEY", "TIER", "STATE", "PATH", "RTT", "LINKS"];
+    if layout.wide {
+        header.extend(["HOPS", "ADDRESSES", "IN", "OUT", "LOST", "PROPS", "EXPIRES"]);
+    }
+    let shown = |node: &&NodeRow| layout.include_offline || node.state != NodeState::Offline;
+    let rows: Vec<Vec<String>> =
+        status.nodes.iter().filter(shown).map(|node| node_cells(status, node, layout.wide)).collect();
+    let hidden = status.nodes.len() - rows.len();
+    table(out, "NODES", &header, rows);
+    if hidden > 0 {
+        push_line(out, &format!("{hidden} offline, shown by --include-offline"));
+    }
+}
+
+fn node_cells(status: &Status, node: &NodeRow, wide: bool) -> Vec<String> {
+    let path = node.path.as_ref();
+    let mut cells = vec![
+        node.name.clone().unwrap_or_else(|| NOTHING.into()),
+        if wide { node.key.clone() } else { short(&node.key).into() },
+        tier(node.tier).into(),
+        state(node.state).into(),
+        way(status, node),
+        path.map_or_else(|| NOTHING.into(), |path| show_rtt(path.rtt_us)),
+        node.links.to_string(),
+    ];
+    if wide {
+        let counted = |count: fn(&PathRow) -> String| path.map_or_else(|| NOTHING.into(), count);
+        cells.extend([
+            or_nothing(node.hops),
+            joined(node.addrs.iter()),
+            counted(|path| show_bytes(path.bytes_in)),
+            counted(|path| show_bytes(path.bytes_out)),
+            counted(|path| path.lost.to_string()),
+            joined(node.props.iter().map(|(key, value)| format!("{key}={value}"))),
+            or_nothing(node.expires_unix_ms.map(|at| Moment(UnixMs(at)))),
+        ]);
+    }
+    cells
+}
+
+/// The kind of the path, or the neighbour that the way starts with where there is no connection.
+fn way(status: &Status, node: &NodeRow) -> String {
+    let named = |key: &String| {
+        let via = status.nodes.iter().find(|node| node.key == *key).and_then(|node| node.name.clone());
+        format!("via {}", via.unwrap_or_else(|| short(key).into()))
+    };
+    let connected = node.path.as_ref().map(|path| path.kind.clone());
+    connected.or_else(|| node.via.as_ref().map(named)).unwrap_or_else(|| NOTHING.into())
+}
+
+fn services(out: &mut String, services: &[ServiceRow], layout: Layout) {
+    let mut header = vec!["NAME", "OWNER", "PROVIDERS", "PORT", "SHARED", "LOCAL", "CONFLICTS"];
+    if layout.wide {
+        header.push("PROVIDED BY");
+    }
+    let reachable = |service: &&ServiceRow| service.providers.iter().any(|provider| provider.online);
+    let shown: Vec<&ServiceRow> = services.iter().filter(|s| layout.include_offline || reachable(s)).collect();
+    let rows = shown.iter().map(|service| service_cells(service, layout.wide)).collect();
+    table(out, "SERVICES", &header, rows);
+    let hidden = services.len() - shown.len();
+    if hidden > 0 {
+        push_line(out, &format!("{hidden} without a provider online, shown by --include-offline"));
+    }
+}
+
+fn service_cells(service: &ServiceRow, wide: bool) -> Vec<String> {
+    let online = service.providers.iter().filter(|provider| provider.online).count();
+    let mut ports: Vec<u16> = service.providers.iter().map(|provider| provider.port).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    let mut cells = vec![
+        service.name.clone().unwrap_or_else(|| NOTHING.into()),
+        show_ref(&service.owner),
+        format!("{online}/{}", service.providers.len()),
+        format!("{} {}", protocol(service.protocol), joined(ports.iter())),
+        if service.shared { "yes" } else { "no" }.into(),
+        joined(service.local.iter()),
+        if service.conflicts == 0 { NOTHING.into() } else { service.conflicts.to_string() },
+    ];
+    if wide {
+        let shown = |p: &super::ProviderRow| {
+            format!("{}:{}{}", show_ref(&p.node), p.port, if p.online { "" } else { " (offline)" })
+        };
+        cells.push(joined(service.providers.iter().map(shown)));
+    }
+    cells
+}
+
+fn connections(out: &mut String, connections: &[Connection]) {
+    let rows = connections
+        .iter()
+        .map(|connection| {
+            vec![
+                connection.service.clone(),
+                connection.provider.as_deref().map_or_else(|| "any".into(), |key| short(key).into()),
+                protocol(connection.protocol).into(),
+                joined(connection.local.iter()),
+            ]
+        })
+        .collect();
+    table(out, "CONNECTIONS", &["SERVICE", "PROVIDER", "PROTOCOL", "LOCAL"], rows);
+}
+
+/// One node or service in full, ending in a line feed.
+#[must_use]
+pub fn inspect(inspected: &Inspected) -> String {
+    let mut out = String::new();
+    let fields = match inspected {
+        Inspected::Node(node) => node_fields(node),
+        Inspected::Service(service) => service_fields(service),
+    };
+    let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, values) in fields {
+        let mut values = values.into_iter();
+        let first = values.next().unwrap_or_else(|| NOTHING.into());
+        push_line(&mut out, &format!("{name:width$}  {first}"));
+        for value in values {
+            push_line(&mut out, &format!("{:width$}  {value}", ""));
+        }
+    }
+    out
+}
+
+type Fields = Vec<(&'static str, Vec<String>)>;
+
+fn node_fields(node: &NodeDetail) -> Fields {
+    let row = &node.row;
+    let moment = |at: u64| Moment(UnixMs(at)).to_string();
+    let provided = node
+        .provides
+        .iter()
+        .map(|p| format!("{} {} {}", p.name.as_deref().unwrap_or("(no name)"), protocol(p.protocol), p.port));
+    let mut fields: Fields = vec![
+        ("node", row.name.iter().cloned().collect()),
+        ("key", vec![row.key.clone()]),
+        ("state", vec![state(row.state).into()]),
+        ("tier", vec![tier(row.tier).into()]),
+        ("props", row.props.iter().map(|(key, value)| format!("{key}={value}")).collect()),
+        ("admitted", vec![moment(node.admitted_unix_ms)]),
+        ("expires", vec![row.expires_unix_ms.map_or_else(|| "never".into(), moment)]),
+        ("quota", vec![format!("{} KiB", node.quota_kib)]),
+        ("pool", vec![format!("{} KiB", node.pool_kib)]),
+        ("prefixes", node.prefixes.clone()),
+        ("admitted by", node.path_to_root.clone()),
+        ("addresses", row.addrs.iter().map(ToString::to_string).collect()),
+        ("links", node.neighbours.iter().map(show_ref).collect()),
+        ("provides", provided.collect()),
+    ];
+    if let Some(path) = &row.path {
+        let remote = path.remote.map_or_else(String::new, |remote| format!(" to {remote}"));
+        let (bytes_in, bytes_out) = (show_bytes(path.bytes_in), show_bytes(path.bytes_out));
+        fields.push(("path", vec![format!("{}{remote}", path.kind)]));
+        fields.push(("rtt", vec![show_rtt(path.rtt_us)]));
+        fields.push(("traffic", vec![format!("{bytes_in} in, {bytes_out} out, {} packets lost", path.lost)]));
+    }
+    if !node.refused.is_empty() {
+        fields.push(("refused", node.refused.iter().map(|r| format!("{}: {}", r.entry, r.reason)).collect()));
+    }
+    fields
+}
+
+fn service_fields(service: &ServiceDetail) -> Fields {
+    let row = &service.row;
+    let providers = row.providers.iter().map(|provider| {
+        let online = if provider.online { "online" } else { "offline" };
+        format!("{} port {} {online}", show_ref(&provider.node), provider.port)
+    });
+    let lost = service.claims_lost.iter().map(|claim| {
+        format!("{} at {}: {}", show_ref(&claim.author), Moment(UnixMs(claim.claimed_unix_ms)), claim.reason)
+    });
+    vec![
+        ("service", row.name.iter().cloned().collect()),
+        ("protocol", vec![protocol(row.protocol).into()]),
+        ("owner", vec![format!("{} {}", show_ref(&row.owner), row.owner.key)]),
+        ("shared", vec![if row.shared { "yes" } else { "no" }.into()]),
+        ("claimed", vec![Moment(UnixMs(service.claimed_unix_ms)).to_string()]),
+        ("providers", providers.collect()),
+        ("local", row.local.iter().map(ToString::to_string).collect()),
+        ("claims lost", lost.collect()),
+    ]
+}
+
+fn table(out: &mut String, title: &str, header: &[&str], rows: Vec<Vec<String>>) {
+    if !out.is_empty() {
+        out.push('\n');
+    }
+    push_line(out, title);
+    if rows.is_empty() {
+        push_line(out, "none");
+        return;
+    }
+    let mut table = Table::new();
+    table.load_preset(comfy_table::presets::NOTHING).set_header(header.to_vec()).add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    for line in table.lines() {
+        push_line(out, line.trim());
+    }
+}
+
+fn push_line(out: &mut String, line: &str) {
+    // Writing to a string does not fail.
+    let _ = writeln!(out, "{}", line.trim_end());
+}
+
+/// A node by its name, by the start of its key where it has none.
+fn show_ref(node: &NodeRef) -> String {
+    node.name.clone().unwrap_or_else(|| short(&node.key).into())
+}
+
+fn short(key: &str) -> &str {
+    key.get(..8).unwrap_or(key)
+}
+
+fn joined<T: ToString>(items: impl Iterator<Item = T>) -> String {
+    let shown: Vec<String> = items.map(|item| item.to_string()).collect();
+    if shown.is_empty() { NOTHING.into() } else { shown.join(",") }
+}
+
+fn or_nothing<T: ToString>(item: Option<T>) -> String {
+    item.map_or_else(|| NOTHING.into(), |item| item.to_string())
+}
+
+/// A tier as a word.
+#[must_use]
+pub const fn tier(tier: TierName) -> &'static str {
+    match tier {
+        TierName::Leaf => "leaf",
+        TierName::Publisher => "publisher",
+        TierName::Admin => "admin",
+    }
+}
+
+const fn state(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Me => "me",
+        NodeState::Online => "online",
+        NodeState::Offline => "offline",
+    }
+}
+
+/// A protocol as a word.
+#[must_use]
+pub const fn protocol(protocol: ProtocolName) -> &'static str {
+    match protocol {
+        ProtocolName::Tcp => "tcp",
+        ProtocolName::Udp => "udp",
+    }
+}
