@@ -12,7 +12,11 @@ use core::ops::ControlFlow;
 use crate::hash::{Context, digest};
 use crate::identity::Digest;
 
+mod codec;
+mod diff;
 mod walk;
+pub use codec::SUMMARY_BYTES_MAX;
+pub use diff::Diff;
 pub use walk::{Found, Walk};
 
 /// The most items that a bucket holds: at 64 bytes an item, a summary fits comfortably into one message.
@@ -66,7 +70,9 @@ impl Prefix {
         Some(self)
     }
 
-    fn contains(&self, path: &Digest) -> bool {
+    /// Whether the item at `path` lies in this subtree.
+    #[must_use]
+    pub fn contains(&self, path: &Digest) -> bool {
         (0..self.len).all(|at| nibble(path, at) == nibble(&self.path, at))
     }
 }
@@ -77,6 +83,7 @@ fn nibble(path: &Digest, at: u8) -> u8 {
 }
 
 /// What one subtree says of itself to another replica.
+#[expect(clippy::large_enum_variant, reason = "a full bucket holds four times that, and branches are the usual answer")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Summary {
     /// Digests of the sixteen children, zero where empty.
@@ -211,6 +218,20 @@ impl<V: Clone> Trie<V> {
         let Some(tree) = self.root.as_deref().filter(|_| self.item(path).is_some()) else { return false };
         self.root = removed(tree, 0, path).map(Arc::new);
         true
+    }
+
+    /// The paths of all items under `prefix`, in order.
+    #[must_use]
+    pub fn paths_under(&self, prefix: &Prefix) -> Vec<Digest> {
+        let mut places = alloc::vec![*prefix];
+        let mut paths = Vec::new();
+        while let Some(place) = places.pop() {
+            match self.summary(&place) {
+                Summary::Bucket(items) => paths.extend(items.iter().map(|(path, _)| *path)),
+                Summary::Branch(_) => places.extend((0..16).rev().filter_map(|n| place.child(n))),
+            }
+        }
+        paths
     }
 
     /// All values in path order.

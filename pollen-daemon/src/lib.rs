@@ -1,7 +1,12 @@
 //! Every side effect of Pollen lives here; what is decided is decided in `pollen_common`.
 
+pub mod config;
 pub mod control;
 pub mod datapath;
+pub mod events;
+pub mod keys;
+pub mod logs;
 pub mod metrics;
 pub mod services;
 pub mod status;
+pub mod store;

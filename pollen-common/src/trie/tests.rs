@@ -57,6 +57,52 @@ proptest! {
     }
 
     #[test]
+    fn a_diff_names_exactly_what_changed(
+        older in prop::collection::btree_map(0u16..300, any::<u8>(), 0..200),
+        changes in prop::collection::vec((0u16..300, prop::option::of(any::<u8>())), 0..60),
+    ) {
+        let mut newer = older.clone();
+        for (n, change) in changes {
+            match change {
+                Some(value) => { newer.insert(n, value); }
+                None => { newer.remove(&n); }
+            }
+        }
+        let (a, b) = (trie(&older), trie(&newer));
+        let diff = b.diff(&a);
+        let put: BTreeMap<_, _> = diff.put.iter().map(|(p, v)| (*p, **v)).collect();
+        let gone: alloc::collections::BTreeSet<_> = diff.gone.iter().map(|(p, _)| *p).collect();
+        let expected_put = newer.iter().filter(|(n, v)| older.get(n) != Some(v)).map(|(n, v)| (path(*n), *v)).collect();
+        let expected_gone = older.keys().filter(|n| !newer.contains_key(n)).map(|n| path(*n)).collect();
+        prop_assert_eq!(put, expected_put);
+        prop_assert_eq!(gone, expected_gone);
+    }
+
+    #[test]
+    fn places_and_summaries_travel_unchanged(items in prop::collection::btree_map(0u16..300, any::<u8>(), 0..200), at in any::<u16>()) {
+        let trie = trie(&items);
+        for len in [0u8, 1, 2, 3, 64] {
+            let prefix = (0..len).fold(Prefix::ROOT, |prefix, depth| {
+                prefix.child(nibble(&path(at), depth)).expect("within the depth")
+            });
+            let summary = trie.summary(&prefix);
+            let bytes = minicbor::to_vec(&summary).expect("a vector takes all");
+            prop_assert!(bytes.len() <= SUMMARY_BYTES_MAX);
+            prop_assert_eq!(minicbor::decode::<Summary>(&bytes).ok(), Some(summary));
+            let bytes = minicbor::to_vec(prefix).expect("a vector takes all");
+            prop_assert_eq!(minicbor::decode::<Prefix>(&bytes).ok(), Some(prefix));
+        }
+    }
+
+    #[test]
+    fn decoders_survive_arbitrary_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = minicbor::decode::<Summary>(&bytes);
+        if let Ok(prefix) = minicbor::decode::<Prefix>(&bytes) {
+            prop_assert!(prefix.len() <= DEPTH_MAX);
+        }
+    }
+
+    #[test]
     fn asking_finds_every_difference(
         a in prop::collection::btree_map(0u16..400, 0u8..3, 0..300),
         b in prop::collection::btree_map(0u16..400, 0u8..3, 0..300),

@@ -1,0 +1,114 @@
+//! What people set and the daemon remembers. Owns the settings' shape, and how flags override them; must
+//! not know how a setting takes effect. Invariant: what is stored was valid when it was set.
+
+use std::net::{IpAddr, SocketAddr};
+
+use pollen_common::views::Name;
+use serde::{Deserialize, Serialize};
+
+use crate::control::handle;
+
+/// The UDP port when nobody chose one.
+pub const PORT_DEFAULT: u16 = 60611;
+
+/// The key of the settings in the store.
+pub const SETTINGS_KEY: &str = "settings";
+/// The key of the services' configuration in the store.
+pub const SERVICES_KEY: &str = "services";
+
+/// Addresses that a node may announce; the core refuses more.
+pub const IPS_MAX: usize = 8;
+
+/// All settings, as the store keeps them. Absent means the default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// The node's name; the host's otherwise.
+    pub name: Option<String>,
+    /// UDP port of the mesh; [`PORT_DEFAULT`] otherwise. 0: any free port.
+    pub port: Option<u16>,
+    /// Announced instead of the interfaces' addresses, if not empty.
+    pub ips: Vec<IpAddr>,
+    /// Whether others should expect to reach this node from anywhere.
+    pub public: bool,
+    /// Where `/metrics` is served; nowhere otherwise.
+    pub http: Option<SocketAddr>,
+    /// What is logged, as a `tracing` filter; `info` otherwise.
+    pub log_level: Option<String>,
+}
+
+/// What `pln up` was told; each overrides its setting and is remembered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpOptions {
+    pub name: Option<String>,
+    pub port: Option<u16>,
+    pub ips: Vec<IpAddr>,
+    pub public: bool,
+    pub http: Option<SocketAddr>,
+}
+
+/// An option of `pln up` that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OptionError {
+    #[error("{0:?} cannot be a node's name: {1}")]
+    Name(String, String),
+    #[error("at most {IPS_MAX} addresses can be announced")]
+    Ips,
+}
+
+impl Settings {
+    /// These settings with what `options` says over them.
+    ///
+    /// # Errors
+    /// [`OptionError`] for what cannot be.
+    pub fn overridden(mut self, options: UpOptions) -> Result<Self, OptionError> {
+        if let Some(name) = options.name {
+            parse_name(&name)?;
+            self.name = Some(name);
+        }
+        if !options.ips.is_empty() {
+            if options.ips.len() > IPS_MAX {
+                return Err(OptionError::Ips);
+            }
+            self.ips = options.ips;
+        }
+        self.http = options.http.or(self.http);
+        self.port = options.port.or(self.port);
+        self.public |= options.public;
+        Ok(self)
+    }
+
+    /// What can be changed while the daemon runs.
+    #[must_use]
+    pub fn live(&self) -> handle::Settings {
+        handle::Settings { http: self.http, log_level: self.log_level.clone() }
+    }
+}
+
+/// A node's name, or why it is none.
+///
+/// # Errors
+/// [`OptionError::Name`]
+pub fn parse_name(name: &str) -> Result<Name, OptionError> {
+    name.parse().map_err(|error| OptionError::Name(name.to_owned(), format!("{error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_override_and_absent_flags_leave_what_was_remembered() {
+        let first = Settings::default()
+            .overridden(UpOptions { port: Some(7), name: Some("atlas".into()), public: true, ..UpOptions::default() })
+            .expect("valid");
+        let second = first.clone().overridden(UpOptions { port: Some(8), ..UpOptions::default() }).expect("valid");
+        assert_eq!(second, Settings { port: Some(8), ..first });
+    }
+
+    #[test]
+    fn settings_of_an_older_version_still_load() {
+        let settings: Settings = serde_json::from_str(r#"{"port":9,"gone":true}"#).expect("unknown fields are ignored");
+        assert_eq!(settings, Settings { port: Some(9), ..Settings::default() });
+    }
+}

@@ -1,0 +1,204 @@
+//! The node's durable state: one redb database in the state directory. Owns transactions and crash safety; must not
+//! know what a record means. Invariant: what was acknowledged as written is there after `kill -9` or power loss, and
+//! a batch is there whole or not at all.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use pollen_common::node::Write;
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub mod layout;
+pub mod writer;
+
+pub use layout::{OpenError, StateDir};
+
+/// The core's records, opaque here.
+const NODE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("node");
+/// What people configured, as JSON by key.
+const CONFIG: TableDefinition<&str, &[u8]> = TableDefinition::new("config");
+
+const DATABASE_FILE: &str = "state.redb";
+
+/// The core keeps its own copy of everything in memory, so the database is read once, at start: a larger page cache
+/// would only be resident memory.
+const CACHE_BYTES: usize = 1 << 20;
+
+/// A read or write failed; a failed write changed nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("the state database failed: {0}")]
+    Database(Box<redb::Error>),
+    #[error("the setting {key:?} in the state database is unreadable: {source}")]
+    Config { key: String, source: serde_json::Error },
+}
+
+impl<E: Into<redb::Error>> From<E> for StoreError {
+    fn from(error: E) -> Self {
+        Self::Database(Box::new(error.into()))
+    }
+}
+
+/// The opened store; its directory is this process's until it is dropped.
+#[derive(Debug)]
+pub struct Store {
+    database: Database,
+    dir: StateDir,
+}
+
+/// A stored record of the core: key and value.
+pub type Record = (Vec<u8>, Vec<u8>);
+
+/// One change of the store.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Records of the core.
+    Node(Vec<Write>),
+    /// A setting as JSON, or its removal.
+    Config { key: &'static str, json: Option<Vec<u8>> },
+}
+
+impl Store {
+    /// Opens the database of a directory, making it if it is new.
+    ///
+    /// # Errors
+    /// [`OpenError::Database`] if the file is not a sound database.
+    pub fn open(dir: StateDir) -> Result<Self, OpenError> {
+        let path = dir.path().join(DATABASE_FILE);
+        let failed = |error: redb::Error| OpenError::Database { path: path.clone(), source: Box::new(error) };
+        // Made here because redb would make it readable by all who may enter the directory.
+        let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        made.map_err(|source| OpenError::Io { path: path.clone(), source })?;
+        let database =
+            Database::builder().set_cache_size(CACHE_BYTES).create(&path).map_err(|error| failed(error.into()))?;
+        Ok(Self { database, dir })
+    }
+
+    /// The directory that the database is in.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// All of the core's records, in key order.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn node_records(&self) -> Result<Vec<Record>, StoreError> {
+        let transaction = self.database.begin_read()?;
+        let table = match transaction.open_table(NODE) {
+            Ok(table) => table,
+            Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
+        };
+        let mut records = Vec::new();
+        for record in table.iter()? {
+            let (key, value) = record?;
+            records.push((key.value().to_vec(), value.value().to_vec()));
+        }
+        Ok(records)
+    }
+
+    /// Applies all `changes`, in order, in one durable transaction.
+    ///
+    /// # Errors
+    /// [`StoreError`]: then none was applied.
+    pub fn apply<'a>(&self, changes: impl IntoIterator<Item = &'a Change>) -> Result<(), StoreError> {
+        let transaction = self.database.begin_write()?;
+        {
+            let mut node = transaction.open_table(NODE)?;
+            let mut config = transaction.open_table(CONFIG)?;
+            for change in changes {
+                match change {
+                    Change::Node(writes) => {
+                        for write in writes {
+                            match &write.value {
+                                Some(value) => drop(node.insert(write.key.as_slice(), value.as_slice())?),
+                                None => drop(node.remove(write.key.as_slice())?),
+                            }
+                        }
+                    }
+                    Change::Config { key, json: Some(json) } => drop(config.insert(*key, json.as_slice())?),
+                    Change::Config { key, json: None } => drop(config.remove(*key)?),
+                }
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// A setting, if it was ever set.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn config<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, StoreError> {
+        let transaction = self.database.begin_read()?;
+        let table = match transaction.open_table(CONFIG) {
+            Ok(table) => table,
+            Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let Some(json) = table.get(key)? else { return Ok(None) };
+        serde_json::from_slice(json.value())
+            .map(Some)
+            .map_err(|source| StoreError::Config { key: key.to_owned(), source })
+    }
+}
+
+impl Change {
+    /// The change that sets `key` to `value`.
+    ///
+    /// # Panics
+    /// If `value` has no JSON form, which a settings type always has.
+    #[must_use]
+    pub fn set<T: Serialize>(key: &'static str, value: &T) -> Self {
+        Self::Config {
+            key,
+            json: Some(serde_json::to_vec(value).expect("settings are plain data, which JSON can say")),
+        }
+    }
+}
+
+/// Opens a store, making its directory if needed.
+///
+/// # Errors
+/// [`OpenError`]; a directory that is not ours is left untouched.
+pub fn open_or_create(path: &Path) -> Result<Store, OpenError> {
+    Store::open(StateDir::create(path)?)
+}
+
+/// Removes the state in a directory: everything but keys, which go too when `keys` says so. The caller holds the
+/// directory; the format file goes last, so that an interrupted purge is resumed by the next.
+///
+/// # Errors
+/// The first file that could not be removed.
+pub fn purge(dir: StateDir, keys: bool) -> io::Result<()> {
+    let mut last = Vec::new();
+    for entry in std::fs::read_dir(dir.path())? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_key = name == crate::keys::NODE_KEY_DIR || name == crate::keys::ROOT_KEY_DIR;
+        if is_key && !keys {
+            continue;
+        }
+        if name == "format" {
+            last.push(entry.path());
+        } else if entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(entry.path())?;
+        } else {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    // With keys left behind the directory is still ours, and must be known as such.
+    if keys {
+        last.into_iter().try_for_each(std::fs::remove_file)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
