@@ -30,6 +30,24 @@ fn hosts_on_a_switch_reach_each_other_until_a_cable_is_pulled() {
 }
 
 #[test]
+fn a_parted_switch_is_two_until_it_is_healed() {
+    let Some(mut lab) = lab_or_skip() else { return };
+    let switch = lab.switch(Family::V4).unwrap();
+    let [a, b, c] = ["a", "b", "c"].map(|name| lab.host(name, &[switch], 1500).unwrap());
+    let at = SocketAddr::new(address(&a, false).unwrap(), 4000);
+    let _listener = a.enter(|| std::net::TcpListener::bind(at)).unwrap().unwrap();
+    let reach = |from: &tests::lab::Host| {
+        from.enter(|| std::net::TcpStream::connect_timeout(&at, Duration::from_millis(500))).unwrap().is_ok()
+    };
+    assert!(reach(&b) && reach(&c));
+    lab.part(switch, &[&a, &b]).unwrap();
+    assert!(reach(&b) && !reach(&c));
+    lab.heal(switch, &[&a, &b]).unwrap();
+    let healed = || if reach(&c) { Ok(()) } else { Err("no answer".to_owned()) };
+    eventually("c reaches a again", Duration::from_secs(5), healed).unwrap();
+}
+
+#[test]
 fn a_switch_of_one_family_has_no_addresses_of_the_other() {
     let Some(mut lab) = lab_or_skip() else { return };
     let [a] = lab.hosts(Family::V6, ["a"]).unwrap();

@@ -1,4 +1,9 @@
 //! The scenarios that Pollen must pass, with real processes in the lab.
 
+mod admission;
+mod death;
 mod lab;
+mod partition;
+mod restart;
+mod services;
 mod tidy;

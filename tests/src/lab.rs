@@ -51,6 +51,8 @@ pub struct Host {
 struct Cable {
     switch: Switch,
     device: String,
+    /// The switch's end, in the switch's namespace.
+    port: String,
     addresses: Vec<IpAddr>,
 }
 
@@ -85,7 +87,9 @@ impl Lab {
         let namespace = Namespace::create(&format!("{}-switch{index}", self.run))?;
         // Without a querier a snooping bridge may drop IPv6 neighbour solicitations.
         namespace.ip(&["link", "add", "name", "bridge", "type", "bridge", "mcast_snooping", "0"])?;
+        namespace.ip(&["link", "add", "name", "island", "type", "bridge", "mcast_snooping", "0"])?;
         namespace.ip(&["link", "set", "bridge", "up"])?;
+        namespace.ip(&["link", "set", "island", "up"])?;
         self.switches.push((namespace, family));
         Ok(Switch(index))
     }
@@ -120,6 +124,27 @@ impl Lab {
         hosts.try_into().map_err(|_| anyhow::anyhow!("one host was made for each name"))
     }
 
+    /// Cuts a switch in two: `hosts` reach each other and nobody else. No host sees its link change.
+    ///
+    /// # Errors
+    /// If one of them is not on that switch, or the kernel refuses.
+    pub fn part(&self, switch: Switch, hosts: &[&Host]) -> Result<()> {
+        hosts.iter().try_for_each(|host| self.set_bridge(switch, host, "island"))
+    }
+
+    /// Makes a switch one again.
+    ///
+    /// # Errors
+    /// As [`Lab::part`].
+    pub fn heal(&self, switch: Switch, hosts: &[&Host]) -> Result<()> {
+        hosts.iter().try_for_each(|host| self.set_bridge(switch, host, "bridge"))
+    }
+
+    fn set_bridge(&self, switch: Switch, host: &Host, bridge: &str) -> Result<()> {
+        let (_, cable) = host.cable_to(switch)?;
+        self.switches[switch.0].0.ip(&["link", "set", &cable.port, "master", bridge])
+    }
+
     /// How its namespaces and its folder are called first.
     #[must_use]
     pub fn run(&self) -> &str {
@@ -147,7 +172,7 @@ impl Lab {
                 IpAddr::V6(_) => host.ip(&["addr", "add", &format!("{address}/64"), "dev", &device, "nodad"])?,
             }
         }
-        Ok(Cable { switch, device, addresses })
+        Ok(Cable { switch, device, port, addresses })
     }
 }
 
