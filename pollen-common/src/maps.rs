@@ -2,14 +2,17 @@
 //! authored and exchanged; must not know what an entry means (see [`crate::views`]).
 //! Invariant: no head is ever held without the exact content that its author signed. Formats: `docs/protocol/state.md`.
 
+mod author;
 mod author_map;
 mod bounded;
 mod delta;
 mod document;
 mod entry;
 mod head;
+pub mod records;
 mod repair;
 
+pub use author::{AuthorError, Authoring, BOOT_WAIT, Offer, Sealed, Twin};
 pub use author_map::AuthorMap;
 pub use delta::{Built, DELTA_BYTES_MAX, Delta, DeltaError};
 pub use document::{Applied, Document, Evidence, Held, Settled};

@@ -135,6 +135,10 @@ impl Document {
             let held = Held::advanced(*head, map, deletions);
             return self.put(held);
         }
+        // Everything the lane has is newer than the base, as after its author booted: what is held does not matter.
+        if let Some(whole) = held::whole(delta) {
+            return self.put(Held::copied(*head, whole, mine.as_deref()));
+        }
         Applied::NeedsRepair(Box::new(Repair::new(*head, map, allowance)))
     }
 

@@ -96,6 +96,16 @@ impl Held {
     }
 }
 
+/// The lane, if a delta's puts alone are exactly what its head names.
+pub(super) fn whole(delta: &Delta) -> Option<AuthorMap> {
+    if u32::try_from(delta.puts.len()) != Ok(delta.head.head().count) {
+        return None;
+    }
+    let mut map = AuthorMap::new();
+    delta.puts.iter().for_each(|entry| map.insert(entry.clone()));
+    map.matches(delta.head.head()).then_some(map)
+}
+
 /// `mine` with a delta's changes: its map, which may or may not be what the delta's head names, and the deletions
 /// to remember if it is.
 pub(super) fn merged(mine: Option<&Held>, delta: &Delta) -> (AuthorMap, Deletions) {
