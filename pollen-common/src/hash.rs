@@ -20,6 +20,8 @@ pub enum Context {
     Head,
     /// The identity of a cluster.
     Genesis,
+    /// The address by which QUIC knows a node. Local to each node, never sent.
+    VirtualAddress,
     /// What an ed25519 key signs is the signed content under a prefix naming its use; this one is for tests.
     Test,
 }
@@ -34,6 +36,7 @@ impl Context {
             Self::Statement => "pollen 2026 v1 statement",
             Self::Head => "pollen 2026 v1 head",
             Self::Genesis => "pollen 2026 v1 genesis",
+            Self::VirtualAddress => "pollen 2026 v1 virtual address",
             Self::Test => "pollen 2026 v1 test",
         }
     }

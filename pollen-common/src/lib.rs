@@ -24,6 +24,8 @@ pub mod maps;
 #[cfg(feature = "core")]
 pub mod node;
 #[cfg(feature = "core")]
+pub mod path_probe;
+#[cfg(feature = "core")]
 pub mod roll;
 #[cfg(feature = "sim")]
 pub mod sim;

@@ -10,3 +10,4 @@ pub mod metrics;
 pub mod services;
 pub mod status;
 pub mod store;
+pub mod transport;

@@ -1,0 +1,384 @@
+//! The path socket: quinn's UDP socket, beneath which packets find their way. Owns the real socket, the routes, the
+//! binding of sources and the batch; knows nothing of connections, and takes no decision about paths.
+//! Invariant: quinn sees virtual addresses only, and no packet of a source that no node has proved.
+
+pub mod address;
+pub mod batch;
+pub mod bind;
+pub mod routes;
+mod socket;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io::{self, IoSliceMut};
+use std::net::{Ipv6Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use pollen_common::identity::{NodeKey, SecretKey};
+use pollen_common::path_probe::{CIRCUIT_FIRST_BYTE, FIRST_BYTE, Nonce, QUIC_FIXED_BIT};
+use quinn::udp::{RecvMeta, Transmit};
+use quinn::{AsyncUdpSocket, UdpPoller};
+use tokio::io::Interest;
+use tokio::sync::{Notify, oneshot};
+
+use self::address::{Source, VirtualAddr};
+use self::batch::{Batcher, Datagrams};
+use self::bind::{Binder, TooManyDials};
+use self::routes::Routes;
+use self::socket::Udp;
+use super::drops::{DropReason, Drops};
+
+/// Receives in a row that bring nothing for QUIC before others get a turn: a flood of garbage must not hold the thread.
+const BARREN_RECEIVES_MAX: usize = 8;
+/// Turns that others get before an unfinished batch is sent.
+const FLUSH_TURNS: usize = 4;
+
+/// The socket. Shared by quinn, the flusher, and whoever dials.
+pub struct PathSocket {
+    udp: Udp,
+    routes: RwLock<Arc<Routes>>,
+    binder: Mutex<Binder>,
+    /// Dials that wait for their source to be proved.
+    waiting: Mutex<HashMap<[u8; 16], oneshot::Sender<()>>>,
+    batcher: Mutex<Batcher>,
+    flush: Notify,
+    drops: Arc<Drops>,
+}
+
+/// Panics elsewhere leave these locks consistent: no code under them can panic halfway through a change.
+macro_rules! locked {
+    ($lock:expr) => {
+        $lock.unwrap_or_else(PoisonError::into_inner)
+    };
+}
+
+impl PathSocket {
+    /// Binds `port` (0 for any) on all addresses. Must be called within the runtime that will drive it.
+    ///
+    /// # Errors
+    /// From the kernel, when the port cannot be bound.
+    pub fn bind(secret: SecretKey, cookie_key: [u8; 32], port: u16, drops: Arc<Drops>) -> io::Result<Self> {
+        Ok(Self {
+            udp: Udp::bind(port)?,
+            routes: RwLock::default(),
+            binder: Mutex::new(Binder::new(secret, cookie_key, Instant::now())),
+            waiting: Mutex::default(),
+            batcher: Mutex::default(),
+            flush: Notify::new(),
+            drops,
+        })
+    }
+
+    /// Where the socket is bound.
+    ///
+    /// # Errors
+    /// From the kernel.
+    pub fn bound_to(&self) -> io::Result<SocketAddr> {
+        self.udp.io.local_addr()
+    }
+
+    /// Datagrams that one receive can bring, and one send can carry: 1 where the kernel offers no offload.
+    #[must_use]
+    pub fn offload(&self) -> (usize, usize) {
+        (self.udp.state.gro_segments(), self.udp.state.max_gso_segments())
+    }
+
+    /// Bytes of the socket's receive and send buffers, as the kernel counts them.
+    #[must_use]
+    pub fn buffers(&self) -> (usize, usize) {
+        self.udp.buffers
+    }
+
+    /// Where packets for `peer` go now.
+    #[must_use]
+    pub fn route(&self, peer: &NodeKey) -> Option<SocketAddr> {
+        self.snapshot().route(&VirtualAddr::of(peer)).map(Source::shown)
+    }
+
+    /// The node that was proved at a virtual address.
+    #[must_use]
+    pub fn key(&self, address: &SocketAddr) -> Option<NodeKey> {
+        VirtualAddr::from_socket(address).and_then(|address| self.snapshot().key(&address))
+    }
+
+    /// Sources bound now.
+    #[must_use]
+    pub fn sources(&self) -> usize {
+        self.snapshot().len()
+    }
+
+    /// Keeps the sources of `peer` while the guard lives.
+    #[must_use]
+    pub fn hold(self: &Arc<Self>, peer: &NodeKey) -> Held {
+        let address = VirtualAddr::of(peer);
+        self.change(|routes| routes.hold(address));
+        Held { path: self.clone(), address }
+    }
+
+    /// Begins to prove `peer` at any of `addrs`: [`Proving::proved`] waits for it.
+    ///
+    /// # Errors
+    /// [`TooManyDials`].
+    pub fn prove(self: &Arc<Self>, peer: NodeKey, addrs: &[SocketAddr], nonce: Nonce) -> Result<Proving, TooManyDials> {
+        let sources: Vec<Source> = addrs.iter().map(|addr| Source::from(*addr)).collect();
+        let (proved, answer) = oneshot::channel();
+        locked!(self.binder.lock()).dial(peer, &sources, nonce)?;
+        locked!(self.waiting.lock()).insert(nonce.0, proved);
+        Ok(Proving { path: self.clone(), nonce, answer, sent: 0 })
+    }
+
+    /// Sends unfinished batches after others had their turns. Runs as long as the socket.
+    pub async fn flusher(self: Arc<Self>) {
+        loop {
+            self.flush.notified().await;
+            for _ in 0..FLUSH_TURNS {
+                tokio::task::yield_now().await;
+            }
+            while locked!(self.batcher.lock()).flush(&mut self.udp.sender(&self.drops)).is_err() {
+                if self.udp.io.writable().await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn snapshot(&self) -> Arc<Routes> {
+        locked!(self.routes.read()).clone()
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Routes) -> T) -> T {
+        change(Arc::make_mut(&mut locked!(self.routes.write())))
+    }
+
+    /// Looks at one received message: returns its new address if QUIC packets are left in it.
+    fn admit(&self, bytes: &mut [u8], meta: &mut RecvMeta) -> Option<SocketAddr> {
+        let source = Source::from(meta.addr);
+        // Kernels that coalesce report the size of the segments; an empty payload has none.
+        let stride = meta.stride.max(1);
+        let len = meta.len.min(bytes.len());
+        if len == 0 {
+            self.drops.count(DropReason::UnknownFrame);
+            return None;
+        }
+        let is_quic = |segment: &[u8]| segment[0] & QUIC_FIXED_BIT != 0;
+        if !bytes[..len].chunks(stride).all(is_quic) {
+            meta.len = self.sift(source, &mut bytes[..len], stride);
+        }
+        if meta.len == 0 {
+            return None;
+        }
+        let peer = self.snapshot().peer_at(&source);
+        if peer.is_none() {
+            self.drops.add(DropReason::UnboundSource, meta.len.div_ceil(stride));
+        }
+        peer.map(VirtualAddr::to_socket)
+    }
+
+    /// Takes everything that is not QUIC out of a message of mixed segments; returns the length of what is left. Only
+    /// the last segment can be shorter than the others, before and after.
+    fn sift(&self, source: Source, bytes: &mut [u8], stride: usize) -> usize {
+        let (mut kept, mut at) = (0, 0);
+        while at < bytes.len() {
+            let end = (at + stride).min(bytes.len());
+            match bytes[at] {
+                first if first & QUIC_FIXED_BIT != 0 => {
+                    bytes.copy_within(at..end, kept);
+                    kept += end - at;
+                }
+                FIRST_BYTE => self.probe(source, &bytes[at..end]),
+                CIRCUIT_FIRST_BYTE => self.drops.count(DropReason::Circuit),
+                _ => self.drops.count(DropReason::UnknownFrame),
+            }
+            at = end;
+        }
+        kept
+    }
+
+    fn probe(&self, source: Source, bytes: &[u8]) {
+        let outcome = match locked!(self.binder.lock()).handle(source, bytes, Instant::now()) {
+            Ok(outcome) => outcome,
+            Err(reason) => return self.drops.count(reason),
+        };
+        if let Some((peer, nonce)) = outcome.proved {
+            if self.change(|routes| routes.bind(source, peer, nonce)).is_err() {
+                return self.drops.count(DropReason::BindingsFull);
+            }
+            let dial = if outcome.ours { locked!(self.waiting.lock()).remove(&nonce.0) } else { None };
+            if let Some(dial) = dial {
+                // The dialler may have given up just now.
+                let _given_up = dial.send(());
+            }
+        }
+        if let Some(reply) = outcome.reply {
+            self.udp.send_probe(source, &reply, &self.drops);
+        }
+    }
+}
+
+impl AsyncUdpSocket for PathSocket {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Box::pin(Poller { path: self, writable: None })
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let route = VirtualAddr::from_socket(&transmit.destination).and_then(|peer| self.snapshot().route(&peer));
+        let Some(to) = route else {
+            // An error here would end the connection's driver without closing it: lost is what UDP may be.
+            self.drops.count(DropReason::NoRoute);
+            return Ok(());
+        };
+        let segment = transmit.segment_size.unwrap_or(transmit.contents.len());
+        let datagrams = Datagrams { to, ecn: transmit.ecn, segment, bytes: transmit.contents };
+        let mut batcher = locked!(self.batcher.lock());
+        batcher.push(datagrams, &mut self.udp.sender(&self.drops))?;
+        if batcher.is_waiting() {
+            self.flush.notify_one();
+        }
+        Ok(())
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        for _ in 0..BARREN_RECEIVES_MAX {
+            ready!(self.udp.io.poll_recv_ready(cx))?;
+            let received =
+                self.udp.io.try_io(Interest::READABLE, || self.udp.state.recv((&self.udp.io).into(), bufs, meta));
+            let received = match received {
+                Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(_) => {
+                    // Any error that quinn sees ends the endpoint.
+                    self.drops.count(DropReason::ReceiveError);
+                    continue;
+                }
+            };
+            let mut kept = 0;
+            for at in 0..received {
+                if let Some(address) = self.admit(&mut bufs[at], &mut meta[at]) {
+                    meta[at].addr = address;
+                    // A destination here would make quinn ask for it as the source of every answer.
+                    meta[at].dst_ip = None;
+                    bufs.swap(kept, at);
+                    meta.swap(kept, at);
+                    kept += 1;
+                }
+            }
+            if kept > 0 {
+                return Poll::Ready(Ok(kept));
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        // quinn refuses to connect to IPv6, which virtual addresses are, from anything else.
+        Ok(SocketAddr::from((Ipv6Addr::UNSPECIFIED, self.bound_to()?.port())))
+    }
+
+    fn max_transmit_segments(&self) -> usize {
+        self.udp.state.max_gso_segments()
+    }
+
+    fn max_receive_segments(&self) -> usize {
+        self.udp.state.gro_segments()
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.udp.state.may_fragment()
+    }
+}
+
+impl std::fmt::Debug for PathSocket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PathSocket").finish_non_exhaustive()
+    }
+}
+
+/// A peer being proved. Dropping it ends the dial.
+pub struct Proving {
+    path: Arc<PathSocket>,
+    nonce: Nonce,
+    answer: oneshot::Receiver<()>,
+    sent: usize,
+}
+
+impl Proving {
+    /// Asks until the peer is proved at one address. Does not end while nobody answers: the caller bounds it.
+    pub async fn proved(&mut self) {
+        loop {
+            let wait = self.ask();
+            if tokio::time::timeout(wait, &mut self.answer).await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Goes on binding the peer's other addresses, which it may be using towards us. Never ends.
+    pub async fn go_on(&mut self) -> std::convert::Infallible {
+        loop {
+            let wait = self.ask();
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    fn ask(&mut self) -> Duration {
+        let packets = locked!(self.path.binder.lock()).packets(self.nonce);
+        for (to, packet) in packets {
+            self.path.udp.send_probe(to, &packet, &self.path.drops);
+        }
+        self.sent += 1;
+        bind::retry_after(self.sent)
+    }
+}
+
+impl Drop for Proving {
+    fn drop(&mut self) {
+        locked!(self.path.binder.lock()).end(self.nonce);
+        locked!(self.path.waiting.lock()).remove(&self.nonce.0);
+    }
+}
+
+/// Keeps the sources of a connected node in the table.
+#[derive(Debug)]
+pub struct Held {
+    path: Arc<PathSocket>,
+    address: VirtualAddr,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.path.change(|routes| routes.release(self.address));
+    }
+}
+
+type Writable = Pin<Box<dyn Future<Output = io::Result<()>> + std::marker::Send + Sync>>;
+
+/// Waits until the socket can send. Each has a waker of its own, because tokio's `poll_send_ready` keeps only the last.
+struct Poller {
+    path: Arc<PathSocket>,
+    writable: Option<Writable>,
+}
+
+impl UdpPoller for Poller {
+    fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let path = self.path.clone();
+        let writable = self.writable.get_or_insert_with(|| Box::pin(async move { path.udp.io.writable().await }));
+        let result = ready!(writable.as_mut().poll(cx));
+        self.writable = None;
+        Poll::Ready(result)
+    }
+}
+
+impl std::fmt::Debug for Poller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Poller").finish_non_exhaustive()
+    }
+}

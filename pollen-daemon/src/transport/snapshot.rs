@@ -1,0 +1,105 @@
+//! What the transport shows of itself. Owns the shapes for status and metrics; reads, changes nothing.
+//! Invariant: numbers are as QUIC and the path socket count them, never estimated.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use pollen_common::identity::NodeKey;
+use pollen_common::node::LinkId;
+
+use super::Inner;
+use super::drops::DropReason;
+
+/// What packets for a peer travel on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PathKind {
+    /// UDP straight to the peer.
+    Direct,
+}
+
+impl PathKind {
+    /// As tables and metric labels say it.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+        }
+    }
+}
+
+/// The transport at one moment.
+#[derive(Clone, Debug)]
+pub struct MeshSnapshot {
+    /// Where the UDP socket is bound.
+    pub local: Option<SocketAddr>,
+    /// Datagrams that one send can carry; 1 without segmentation offload.
+    pub gso_segments: usize,
+    /// Datagrams that one receive can bring; 1 without coalescing.
+    pub gro_segments: usize,
+    /// The socket's buffers, as the kernel counts them.
+    pub receive_buffer_bytes: usize,
+    pub send_buffer_bytes: usize,
+    /// Sources that belong to a proved node.
+    pub sources_bound: usize,
+    /// One for each connection, oldest first.
+    pub peers: Vec<PeerSnapshot>,
+    /// Every reason and how often it was the one.
+    pub drops: Vec<(DropReason, u64)>,
+}
+
+/// One connection at one moment.
+#[derive(Clone, Debug)]
+pub struct PeerSnapshot {
+    pub peer: NodeKey,
+    pub link: LinkId,
+    pub path: PathKind,
+    /// Where its packets go; `None` while it has no route.
+    pub remote: Option<SocketAddr>,
+    /// Whether this node dialled.
+    pub dialed: bool,
+    pub age: Duration,
+    pub rtt: Duration,
+    /// Bytes of UDP payload.
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// UDP datagrams.
+    pub datagrams_in: u64,
+    pub datagrams_out: u64,
+    /// Packets of ours that QUIC took for lost.
+    pub packets_lost: u64,
+    /// The longest packet that QUIC sends.
+    pub mtu: u16,
+}
+
+pub(super) fn snapshot(inner: &Inner) -> MeshSnapshot {
+    let (gro_segments, gso_segments) = inner.path.offload();
+    let (receive_buffer_bytes, send_buffer_bytes) = inner.path.buffers();
+    let peers = inner.links.all().into_iter().map(|link| {
+        let stats = link.connection.stats();
+        PeerSnapshot {
+            peer: link.peer,
+            link: link.id,
+            path: PathKind::Direct,
+            remote: inner.path.route(&link.peer),
+            dialed: link.dialed,
+            age: link.since.elapsed(),
+            rtt: stats.path.rtt,
+            bytes_in: stats.udp_rx.bytes,
+            bytes_out: stats.udp_tx.bytes,
+            datagrams_in: stats.udp_rx.datagrams,
+            datagrams_out: stats.udp_tx.datagrams,
+            packets_lost: stats.path.lost_packets,
+            mtu: stats.path.current_mtu,
+        }
+    });
+    MeshSnapshot {
+        local: inner.path.bound_to().ok(),
+        gso_segments,
+        gro_segments,
+        receive_buffer_bytes,
+        send_buffer_bytes,
+        sources_bound: inner.path.sources(),
+        peers: peers.collect(),
+        drops: inner.drops.all(),
+    }
+}
