@@ -22,6 +22,8 @@ pub enum Context {
     Genesis,
     /// The address by which QUIC knows a node. Local to each node, never sent.
     VirtualAddress,
+    /// The checksum of an invite token.
+    Token,
     /// What an ed25519 key signs is the signed content under a prefix naming its use; this one is for tests.
     Test,
 }
@@ -37,6 +39,7 @@ impl Context {
             Self::Head => "pollen 2026 v1 head",
             Self::Genesis => "pollen 2026 v1 genesis",
             Self::VirtualAddress => "pollen 2026 v1 virtual address",
+            Self::Token => "pollen 2026 v1 token",
             Self::Test => "pollen 2026 v1 test",
         }
     }

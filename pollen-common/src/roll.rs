@@ -6,16 +6,19 @@ mod body;
 mod cbor;
 mod explain;
 mod genesis;
+mod redeem;
 mod rights;
 mod settle;
 mod sign;
 mod stand;
 mod statement;
 mod store;
+mod token;
 
 pub use body::{Body, BodyError, EdgeBody, Parent, RedeemTerms, RotateBody, Verdict};
 pub use explain::NotStanding;
 pub use genesis::{Genesis, GenesisError, Lineage, LineageError, commitment};
+pub use redeem::RedeemError;
 pub use rights::{Rights, Tier};
 pub use settle::Usage;
 pub use sign::SignError;
@@ -24,6 +27,7 @@ pub use statement::{
     BODY_BYTES_MAX, Kind, ROTATE_BODY_BYTES_MAX, STATEMENT_BYTES_MAX, Statement, StatementError, Witness,
 };
 pub use store::{Merged, Roll, RollRefusal};
+pub use token::{CONTACT_ADDRS_MAX, CONTACTS_MAX, Contact, TOKEN_BYTES_MAX, Token, TokenError};
 
 #[cfg(test)]
 mod tests;

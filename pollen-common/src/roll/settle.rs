@@ -195,11 +195,11 @@ impl<'a> Work<'a> {
                 self.invites.push(statement.clone());
                 self.redeem(statement);
             }
-            (Some(rights), verdict) if !matches!(verdict, Verdict::Unknown(_)) => {
-                // The denial of an invite key repeats the invite's tier, which was never the key's own.
-                if rights.tier == Tier::Admin && edge.invite.is_none() {
-                    self.record(statement.subject(), rights.pool_kib);
-                }
+            // The denial of an invite key repeats the invite's tier, which was never the key's own.
+            (Some(rights), verdict)
+                if !matches!(verdict, Verdict::Unknown(_)) && rights.tier == Tier::Admin && edge.invite.is_none() =>
+            {
+                self.record(statement.subject(), rights.pool_kib);
             }
             _ => {}
         }

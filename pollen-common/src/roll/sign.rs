@@ -23,6 +23,8 @@ pub enum SignError {
     RootInvitesNobody,
     #[error("the root already has {ROOT_ADMINS_MAX} admins")]
     RootIsFull,
+    #[error("this node may not admit anyone: {0}")]
+    MayNotAdmit(super::NotStanding),
     #[error("this key is not the cluster's root")]
     NotRoot,
     #[error("this key is not the successor that the root committed to")]
@@ -74,13 +76,25 @@ impl Roll {
     /// # Errors
     /// If the root may not, or the issuer's pool does not allow it.
     pub fn admit(&self, by: &SecretKey, subject: NodeKey, rights: Rights, now: UnixMs) -> Result<Statement, SignError> {
+        self.admit_since(by, subject, rights, None, now)
+    }
+
+    /// As [`Roll::admit`], of one who came in by a witness at `since`.
+    pub(super) fn admit_since(
+        &self,
+        by: &SecretKey,
+        subject: NodeKey,
+        rights: Rights,
+        since: Option<UnixMs>,
+        now: UnixMs,
+    ) -> Result<Statement, SignError> {
         let issuer = by.public();
         self.check_root(&issuer, &subject, &rights)?;
         if rights.quota_kib < Rights::QUOTA_KIB_MIN {
             return Err(SignError::QuotaTooSmall);
         }
         let held = self.get(Kind::Edge, &issuer, &subject);
-        let since = held.and_then(|s| s.edge().map(|e| e.since.unwrap_or(UnixMs(s.generation()))));
+        let since = held.and_then(|s| s.edge().map(|e| e.since.unwrap_or(UnixMs(s.generation())))).or(since);
         let edge = EdgeBody { since, ..EdgeBody::new(Verdict::Member, Some(rights)) };
         let statement = self.sign_edge(by, subject, edge, now)?;
         self.check_pool(&statement)?;

@@ -119,16 +119,16 @@ pub enum StatementError {
 }
 
 /// Takes fixed pieces off the front of bytes.
-struct Cursor<'a>(&'a [u8]);
+pub(super) struct Cursor<'a>(pub &'a [u8]);
 
 impl<'a> Cursor<'a> {
-    fn take(&mut self, len: usize) -> Result<&'a [u8], StatementError> {
+    pub(super) fn take(&mut self, len: usize) -> Result<&'a [u8], StatementError> {
         let (head, rest) = self.0.split_at_checked(len).ok_or(StatementError::Length)?;
         self.0 = rest;
         Ok(head)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], StatementError> {
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], StatementError> {
         self.take(N)?.try_into().map_err(|_| StatementError::Length)
     }
 }

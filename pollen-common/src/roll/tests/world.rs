@@ -2,9 +2,13 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use crate::identity::{NodeKey, SecretKey, Strict};
-use crate::roll::{Genesis, Member, Merged, NotStanding, Parent, Rights, Roll, Standing, Statement, Tier, commitment};
+use crate::roll::{
+    Contact, Genesis, Member, Merged, NotStanding, Parent, RedeemError, RedeemTerms, Rights, Roll, Standing, Statement,
+    Tier, Token, commitment,
+};
 use crate::time::UnixMs;
 
 /// The start of simulated time.
@@ -26,7 +30,7 @@ pub(super) const LAST_ROOT: u8 = 202;
 
 pub(super) struct World {
     pub roll: Roll,
-    now: u64,
+    pub now: u64,
 }
 
 impl World {
@@ -98,6 +102,44 @@ impl World {
         let now = self.tick();
         let edge = self.roll.allow(&secret(by), key(subject), now).expect("signs");
         self.add(edge);
+    }
+
+    /// `by` makes a token with the key of number `invite`, valid for ten minutes.
+    pub(super) fn invites(&mut self, by: u8, invite: u8, tier: Tier, bound: Option<u8>) -> Token {
+        let now = self.tick();
+        let rights = self.roll.default_rights(&key(by), tier);
+        let terms = RedeemTerms { not_after: now.after(Duration::from_secs(600)), bound: bound.map(key) };
+        let contacts = [Contact { key: key(by), addrs: alloc::vec![([10, 0, 0, by], 60611).into()] }];
+        self.standing().invite(&secret(by), &[invite; 32], rights, terms, &contacts, now).expect("may invite")
+    }
+
+    /// `at` redeems the token for `joiner` and merges the outcome.
+    pub(super) fn redeems(&mut self, token: &Token, joiner: u8, at: u8) -> Result<(), RedeemError> {
+        let now = self.tick();
+        let shown = token.redemption(&secret(joiner), now).expect("not bound to another");
+        let made = self.standing().redeem(&shown, &secret(at), &Strict, now)?;
+        let merged = self.roll.merge(made, &Strict);
+        assert!(merged.refused.is_empty(), "{merged:?}");
+        Ok(())
+    }
+
+    /// Both replicas offer each other all they hold until nothing changes.
+    pub(super) fn heals_with(&mut self, other: &mut Self) {
+        self.now = self.now.max(other.now);
+        other.now = self.now;
+        loop {
+            let (ours, theirs): (Vec<_>, Vec<_>) =
+                (self.roll.trie().values().cloned().collect(), other.roll.trie().values().cloned().collect());
+            let changed = self.roll.merge(theirs, &Strict).changed() | other.roll.merge(ours, &Strict).changed();
+            if !changed {
+                break;
+            }
+        }
+        assert_eq!(self.roll.trie().root(), other.roll.trie().root());
+    }
+
+    pub(super) fn fork(&self) -> Self {
+        Self { roll: self.roll.clone(), now: self.now }
     }
 
     pub(super) fn standing(&self) -> Standing {
