@@ -26,6 +26,7 @@ mod exports;
 pub mod header;
 mod imports;
 mod live;
+mod mesh;
 mod provide;
 mod pump;
 mod resolve;
@@ -261,8 +262,8 @@ impl Services {
         listener
     }
 
-    /// Closes listeners: those to a service's name, or the one on a local port. Open streams finish. Returns those
-    /// that were closed.
+    /// Closes listeners: those to a service's name, or to a port of a provider, or the one on a local port. Open
+    /// streams finish. Returns those that were closed.
     ///
     /// # Errors
     /// When the provider named is not known, or ambiguous; nothing was changed.
@@ -272,7 +273,10 @@ impl Services {
         let condemned = |import: &Import| {
             let named = match &request.service {
                 ServiceRef::Name(name) => import.target == Target::Name(name.clone()),
-                ServiceRef::Port(port) => import.local_port == *port,
+                // With a provider, the port may as well be the one that `connect` was given.
+                ServiceRef::Port(port) => {
+                    import.local_port == *port || provider.is_some() && import.target == Target::Port(*port)
+                }
             };
             named && provider.is_none_or(|provider| import.provider == Some(provider))
         };
@@ -379,9 +383,15 @@ impl Services {
         drop(tokio::spawn(provide::serve(Arc::clone(&self.0), incoming)));
     }
 
-    /// A datagram of services, its first byte included.
+    /// A datagram of services, behind its first byte.
     pub fn take_datagram(&self, connection: &Connection, datagram: &Bytes) {
         self.0.inboxes.deliver(connection.stable_id(), datagram);
+    }
+
+    /// Whether `peer` is a member at present.
+    #[must_use]
+    pub fn stands(&self, peer: &NodeKey) -> bool {
+        self.0.view.borrow().nodes.contains_key(peer)
     }
 
     fn cut_export(&self, export: &Export) {

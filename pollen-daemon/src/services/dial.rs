@@ -2,7 +2,7 @@
 //! Invariant: no byte of the client leaves this node before a provider has accepted, so that trying another one can
 //! never repeat what the first has already acted upon.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -14,6 +14,7 @@ use quinn::{Connection, RecvStream, SendStream};
 use tokio::time::Instant;
 
 use super::choose::{self, Candidate};
+use super::exports::{self, Export};
 use super::header::{self, Denial, Header, Target};
 use super::imports::Import;
 use super::pump::{self, CODE_RESET};
@@ -76,8 +77,8 @@ pub(super) enum NoProvider {
 /// An open way to a provider.
 pub(super) enum Way {
     Mesh(Carrier),
-    /// This node provides it itself, on this port.
-    Local(Local),
+    /// This node provides it itself.
+    Local(Local, Export),
 }
 
 /// A socket to a server of this very node.
@@ -128,8 +129,8 @@ impl Memory {
     }
 }
 
-/// The nodes that provide what `import` asks for, with the port at each.
-fn providers(view: &View, import: &Import) -> BTreeMap<NodeKey, u16> {
+/// The nodes that provide what `import` asks for.
+fn providers(view: &View, import: &Import) -> BTreeSet<NodeKey> {
     let pinned = |node: &NodeKey| import.provider.is_none_or(|pinned| pinned == *node);
     match &import.target {
         Target::Name(name) => view
@@ -138,18 +139,17 @@ fn providers(view: &View, import: &Import) -> BTreeMap<NodeKey, u16> {
             .into_iter()
             .flat_map(|service| &service.providers)
             .filter(|p| p.protocol == import.protocol && pinned(&p.node) && view.nodes.contains_key(&p.node))
-            .map(|p| (p.node, p.port))
+            .map(|p| p.node)
             .collect(),
         Target::Port(port) => import
             .provider
             .filter(|node| view.nodes.contains_key(node) && resolve::serves_port(view, node, *port, import.protocol))
-            .map(|node| (node, *port))
             .into_iter()
             .collect(),
     }
 }
 
-fn candidates(shared: &Shared, view: &View, import: &Import, providers: &BTreeMap<NodeKey, u16>) -> Vec<Candidate> {
+fn candidates(shared: &Shared, view: &View, import: &Import, providers: &BTreeSet<NodeKey>) -> Vec<Candidate> {
     let memory = shared.memory();
     let candidate = |node: &NodeKey| Candidate {
         node: *node,
@@ -159,16 +159,16 @@ fn candidates(shared: &Shared, view: &View, import: &Import, providers: &BTreeMa
         open: shared.live.with(node),
         failed: memory.failure(*node, &import.target),
     };
-    providers.keys().map(candidate).collect()
+    providers.iter().map(candidate).collect()
 }
 
 /// Opens a stream to one of the providers.
 pub(super) async fn open(shared: &Shared, import: &Import) -> Result<Opened, NoProvider> {
     let view = shared.view.borrow().clone();
-    let ports = providers(&view, import);
+    let providers = providers(&view, import);
     // Without a lot all are compared as if it always fell the same way: worse balance, nothing else.
     let coin = getrandom::u64().unwrap_or_default();
-    let mut choices = choose::order(candidates(shared, &view, import, &ports), coin);
+    let mut choices = choose::order(candidates(shared, &view, import, &providers), coin);
     choices.truncate(ATTEMPTS_MAX);
     if choices.is_empty() {
         return Err(NoProvider::None);
@@ -178,10 +178,9 @@ pub(super) async fn open(shared: &Shared, import: &Import) -> Result<Opened, NoP
     for (index, choice) in choices.into_iter().enumerate() {
         let bound = if index == last { LAST_ATTEMPT_MAX } else { ATTEMPT_MAX };
         let provider = choice.node;
-        let port = ports[&provider];
         let attempt = async {
             if provider == view.me {
-                attempt_local(import.protocol, port).await
+                attempt_local(shared, import).await
             } else {
                 attempt(shared, &view, import, provider).await
             }
@@ -191,7 +190,7 @@ pub(super) async fn open(shared: &Shared, import: &Import) -> Result<Opened, NoP
             Ok(way) => {
                 let rtt = match &way {
                     Way::Mesh(carrier) => Some(carrier.connection.rtt()),
-                    Way::Local(_) => None,
+                    Way::Local(..) => None,
                 };
                 shared.memory().worked(provider, &import.target, rtt);
                 return Ok(Opened { way, provider, reason: choice.reason, failed });
@@ -211,12 +210,14 @@ pub(super) async fn open(shared: &Shared, import: &Import) -> Result<Opened, NoP
     Err(NoProvider::AllFailed(failed))
 }
 
-async fn attempt_local(protocol: Protocol, port: u16) -> Result<Way, AttemptError> {
-    let local = match protocol {
-        Protocol::Tcp => Local::Tcp(super::exports::dial_tcp(port).await.map_err(AttemptError::Local)?),
-        Protocol::Udp => Local::Udp(super::exports::dial_udp(port).await.map_err(AttemptError::Local)?),
+async fn attempt_local(shared: &Shared, import: &Import) -> Result<Way, AttemptError> {
+    let exported = super::export_of(shared, &import.target, import.protocol);
+    let export = exported.ok_or(AttemptError::Denied(Denial::DeniedOrAbsent))?.export;
+    let local = match import.protocol {
+        Protocol::Tcp => Local::Tcp(exports::dial_tcp(export.port).await.map_err(AttemptError::Local)?),
+        Protocol::Udp => Local::Udp(exports::dial_udp(export.port).await.map_err(AttemptError::Local)?),
     };
-    Ok(Way::Local(local))
+    Ok(Way::Local(local, export))
 }
 
 /// Ends an attempt that was given up, so that the provider does not take it for an orderly, empty connection.

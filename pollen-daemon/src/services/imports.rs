@@ -307,8 +307,8 @@ async fn carry_tcp(shared: Arc<Shared>, imported: Arc<Imported>, tcp: TcpStream)
     let moved = &imported.tally.moved;
     let ended = match opened.way {
         Way::Mesh(carrier) => pump::tunnel(tcp, carrier.send, carrier.recv, moved, slot.cut()).await,
-        Way::Local(Local::Tcp(server)) => pump::relay(tcp, server, moved, slot.cut()).await,
-        Way::Local(Local::Udp(_)) => unreachable!("a way has the protocol of its import"),
+        Way::Local(Local::Tcp(server), _) => pump::relay(tcp, server, moved, slot.cut()).await,
+        Way::Local(Local::Udp(_), _) => unreachable!("a way has the protocol of its import"),
     };
     if let Err(broken) = ended {
         tracing::debug!(service = %imported.import.target, %broken, "stream broke");
@@ -318,13 +318,20 @@ async fn carry_tcp(shared: Arc<Shared>, imported: Arc<Imported>, tcp: TcpStream)
 /// A way to a provider, with its place among the open.
 async fn open(shared: &Shared, imported: &Imported) -> Result<(Opened, Slot), NoProvider> {
     let opened = dial::open(shared, &imported.import).await?;
+    let import = &imported.import;
     let export = match &opened.way {
-        // Withdrawing an export cuts those who reach it without the mesh, too.
-        Way::Local(_) => super::export_of(shared, &imported.import.target, imported.import.protocol).map(|e| e.export),
+        Way::Local(_, export) => Some(export.clone()),
         Way::Mesh(_) => None,
     };
-    let owner = Owner { peer: opened.provider, protocol: imported.import.protocol, export };
+    let owner = Owner { peer: opened.provider, protocol: import.protocol, export: export.clone() };
     let slot = shared.live.open(owner).ok_or(NoProvider::Busy)?;
+    // Withdrawing an export cuts those who reach it without the mesh, too; one that was withdrawn before the slot was
+    // taken could not.
+    if let Some(export) = export
+        && !super::export_of(shared, &import.target, import.protocol).is_some_and(|now| now.export.is_same(&export))
+    {
+        return Err(NoProvider::None);
+    }
     imported.tally.count_opened();
     shared.count_opened(imported.import.protocol);
     Ok((opened, slot))
@@ -394,10 +401,10 @@ async fn carry_udp(shared: Arc<Shared>, imported: Arc<Imported>, (inlet, outlet)
             let session = Session::new(&shared.inboxes, carrier, &imported.tally);
             session.run(inlet, outlet, shared.session_idle, slot.cut()).await
         }
-        Way::Local(Local::Udp(server)) => {
+        Way::Local(Local::Udp(server), _) => {
             session::exchange((inlet, outlet), Arc::new(server), &imported.tally, shared.session_idle, slot.cut()).await
         }
-        Way::Local(Local::Tcp(_)) => unreachable!("a way has the protocol of its import"),
+        Way::Local(Local::Tcp(_), _) => unreachable!("a way has the protocol of its import"),
     };
     if let Err(broken) = ended {
         tracing::debug!(service = %imported.import.target, %broken, "session broke");

@@ -101,11 +101,10 @@ impl Inboxes {
         self.astray.load(Ordering::Relaxed)
     }
 
-    /// Takes a datagram as it came, its first byte included.
+    /// Takes a datagram, behind its first byte.
     pub(super) fn deliver(&self, connection: usize, datagram: &Bytes) {
-        let session = datagram.split_first().and_then(|(_, rest)| header::session_number(rest));
-        let delivered = session.is_some_and(|(number, length)| {
-            let payload = datagram.slice(1 + length..);
+        let delivered = header::session_number(datagram).is_some_and(|(number, length)| {
+            let payload = datagram.slice(length..);
             let inboxes = self.by_session.lock().expect("nothing panics while it holds this lock");
             let Some((queue, tally)) = inboxes.get(&(connection, number)) else { return false };
             if !queue.push(payload) {
@@ -417,7 +416,7 @@ mod tests {
     #[test]
     fn a_datagram_of_no_session_is_counted_and_dropped() {
         let inboxes = Inboxes::default();
-        for stray in [&b""[..], &[2], &[2, 4], &[2, 0xff, 1]] {
+        for stray in [&b""[..], &[4], &[0x44], &[0xff, 1]] {
             inboxes.deliver(1, &Bytes::copy_from_slice(stray));
         }
         assert_eq!(inboxes.astray(), 4);

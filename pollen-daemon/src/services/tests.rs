@@ -1,3 +1,7 @@
-//! The services of two or three nodes, over real QUIC connections on loopback.
+//! The services of two or three nodes, over the real transport on loopback.
 
+mod cluster;
+mod tcp;
+mod trust;
+mod udp;
 pub(super) mod view;

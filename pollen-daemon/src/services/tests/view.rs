@@ -1,6 +1,7 @@
 //! Views made by hand.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use pollen_common::identity::{ClusterId, Digest, NodeKey};
@@ -24,7 +25,11 @@ impl ViewBuilder {
         })
     }
 
-    pub(crate) fn node(mut self, key: NodeKey, name: Option<&str>) -> Self {
+    pub(crate) fn node(self, key: NodeKey, name: Option<&str>) -> Self {
+        self.node_at(key, name, Vec::new())
+    }
+
+    pub(crate) fn node_at(mut self, key: NodeKey, name: Option<&str>, addrs: Vec<SocketAddr>) -> Self {
         let rights = Rights {
             tier: Tier::Publisher,
             props: BTreeMap::new(),
@@ -38,7 +43,7 @@ impl ViewBuilder {
         let info = NodeInfo {
             key,
             name: name.map(|name| name.parse().expect("a name")),
-            addrs: Vec::new(),
+            addrs,
             member: Member { key, rights, path: Vec::new(), admitted: 0 },
             liveness,
             links: Vec::new(),
@@ -67,6 +72,16 @@ impl ViewBuilder {
 
     pub(crate) fn unnamed(mut self, node: NodeKey, protocol: Protocol, port: u16) -> Self {
         self.0.unnamed.push(Provider { node, protocol, port });
+        self
+    }
+
+    pub(crate) fn offline(mut self, key: NodeKey) -> Self {
+        self.0.nodes.get_mut(&key).expect("a member").liveness = Liveness::Offline;
+        self
+    }
+
+    pub(crate) fn without(mut self, key: NodeKey) -> Self {
+        self.0.nodes.remove(&key);
         self
     }
 
