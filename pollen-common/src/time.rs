@@ -1,5 +1,6 @@
 //! Time as an argument. Owns the two clocks a node is told of; reads none.
 
+use core::fmt;
 use core::ops::{Add, Sub};
 use core::time::Duration;
 
@@ -26,6 +27,24 @@ impl Instant {
     }
 }
 
+impl fmt::Display for UnixMs {
+    /// As `2026-11-23 02:24:01Z`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (days, second) = (self.0 / 86_400_000, self.0 / 1000 % 86_400);
+        // Days since 0000-03-01, so that a leap day ends its year; eras of 400 years repeat exactly.
+        let days = days + 719_468;
+        let (era, day) = (days / 146_097, days % 146_097);
+        let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+        let day = day - (365 * year + year / 4 - year / 100);
+        let month = (5 * day + 2) / 153;
+        let day = day - (153 * month + 2) / 5 + 1;
+        let (month, january) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+        let year = era * 400 + year + january;
+        let (hour, minute) = (second / 3600, second / 60 % 60);
+        write!(f, "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{:02}Z", second % 60)
+    }
+}
+
 impl Add<Duration> for Instant {
     type Output = Self;
     fn add(self, rhs: Duration) -> Self {
@@ -45,5 +64,23 @@ impl UnixMs {
     #[must_use]
     pub fn after(self, rhs: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(rhs.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString;
+
+    use super::*;
+
+    #[test]
+    fn dates_read_as_people_write_them() {
+        let date = |ms| UnixMs(ms).to_string();
+        assert_eq!(date(0), "1970-01-01 00:00:00Z");
+        assert_eq!(date(951_782_400_000), "2000-02-29 00:00:00Z");
+        assert_eq!(date(1_795_400_641_999), "2026-11-23 02:24:01Z");
+        assert_eq!(date(4_107_542_399_000), "2100-02-28 23:59:59Z");
+        assert_eq!(date(4_107_542_400_000), "2100-03-01 00:00:00Z");
+        assert!(!date(u64::MAX).is_empty());
     }
 }

@@ -11,8 +11,18 @@ use crate::identity::{ClusterId, Digest, NodeKey};
 use crate::roll::Member;
 use crate::time::UnixMs;
 
+mod build;
+pub mod entries;
+mod judge;
+mod links;
 pub mod name;
+mod why;
+pub use judge::REFUSED_PER_AUTHOR_MAX;
 pub use name::Name;
+pub use why::Target;
+
+#[cfg(test)]
+mod tests;
 
 /// One consistent reading of the cluster. Cheap to share behind an `Arc`; rebuilt when the roll, the document or an
 /// expiry changes it.
