@@ -1,5 +1,6 @@
 //! Every side effect of Pollen lives here; what is decided is decided in `pollen_common`.
 
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod datapath;

@@ -16,6 +16,7 @@ use crate::control::handle::{About, Listener, Numbers, PeerNumbers};
 pub mod health;
 pub mod inspect;
 pub mod label;
+pub mod plain;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod table;

@@ -1,7 +1,6 @@
-//! From what an operator asks of an invite to its terms. Owns the defaults of each tier; signs nothing.
+//! From what an operator asks of an invite to its terms. Owns what can be asked; signs nothing.
 //! Invariant: terms name every right; nothing is left for a reader of the invite to assume.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
@@ -9,61 +8,39 @@ use pollen_common::identity::NodeKey;
 use pollen_common::node::{InviteTerms, Reply};
 use pollen_common::roll::Rights;
 use pollen_common::time::UnixMs;
-use pollen_common::views::View;
 
 use crate::control::api::{InviteBody, TierName};
 use crate::control::failure::{Code, Failure};
 
-/// The least a member may be given to replicate, in KiB: a name, addresses and links take that much.
-const QUOTA_KIB_MIN: u32 = 64;
-/// What those who publish are given to replicate, in KiB.
-const PUBLISHER_QUOTA_KIB: u32 = 1024;
-/// What all that an invited admin admits may use together, in KiB.
-const ADMIN_POOL_KIB: u32 = 256 * 1024;
-
-/// The terms of the invite that `body` asks for, issued by the node whose view this is.
+/// The terms of the invite that `body` asks for.
 ///
 /// # Errors
 /// `Usage` for values that no invite can have.
-pub fn terms(body: &InviteBody, view: &View, now: UnixMs) -> Result<InviteTerms, Failure> {
+pub fn terms(body: &InviteBody, now: UnixMs) -> Result<InviteTerms, Failure> {
     let usage = |message: &str| Failure::new(Code::Usage, message);
     if body.ttl_ms == 0 || body.expire_after_ms == Some(0) {
         return Err(usage("a token or membership of no duration is worthless"));
     }
-    let quota_kib = body.quota_kib.unwrap_or(match body.tier {
-        TierName::Leaf => QUOTA_KIB_MIN,
-        TierName::Publisher | TierName::Admin => PUBLISHER_QUOTA_KIB,
-    });
-    if quota_kib < QUOTA_KIB_MIN {
-        return Err(usage("a quota is at least 64 KiB"));
+    let defaults = Rights::of(body.tier.into());
+    let quota_kib = body.quota_kib.unwrap_or(defaults.quota_kib);
+    if quota_kib < Rights::QUOTA_KIB_MIN {
+        return Err(usage(&format!("a quota is at least {} KiB", Rights::QUOTA_KIB_MIN)));
     }
-    let pool_kib = match (body.tier, body.pool_kib) {
-        (TierName::Admin, pool) => pool.unwrap_or(ADMIN_POOL_KIB),
-        (_, None | Some(0)) => 0,
-        (_, Some(_)) => {
-            return Err(usage("only an admin has a pool, for only an admin admits others").hint("Add --admin"));
-        }
-    };
+    if body.tier != TierName::Admin && body.pool_kib.is_some_and(|pool| pool > 0) {
+        return Err(usage("only an admin has a pool, for only an admin admits others").hint("Add --admin"));
+    }
     let subject = body.subject.as_deref().map(parse_subject).transpose()?;
     Ok(InviteTerms {
         rights: Rights {
-            tier: body.tier.into(),
             props: body.props.clone(),
-            grantable: grantable(body, view),
             quota_kib,
-            pool_kib,
-            prefixes: Vec::new(),
+            pool_kib: body.pool_kib.unwrap_or(defaults.pool_kib),
             expires: body.expire_after_ms.map(|ms| now.after(Duration::from_millis(ms))),
+            ..defaults
         },
         subject,
         not_after: now.after(Duration::from_millis(body.ttl_ms)),
     })
-}
-
-/// An admin may hand on what its issuer may: it could not admit its equals otherwise. Others admit nobody.
-fn grantable(body: &InviteBody, view: &View) -> BTreeMap<String, String> {
-    let mine = view.nodes.get(&view.me).map(|me| me.member.rights.grantable.clone());
-    if body.tier == TierName::Admin { mine.unwrap_or_default() } else { BTreeMap::new() }
 }
 
 fn parse_subject(hex: &str) -> Result<NodeKey, Failure> {
@@ -94,7 +71,7 @@ mod tests {
     }
 
     fn made(body: &InviteBody) -> Result<InviteTerms, Failure> {
-        terms(body, &sample::view(), sample::NOW)
+        terms(body, sample::NOW)
     }
 
     #[test]

@@ -98,7 +98,7 @@ async fn within<T>(answer: Answer<'_, T>) -> Result<T, Failure> {
 }
 
 async fn status(State(api): Shared) -> Json<Status> {
-    Json(reading(&api, |reading| Status::of(reading)))
+    Json(reading(&api, Status::of))
 }
 
 fn reading<T>(api: &Api, of: impl FnOnce(Reading<'_>) -> T) -> T {
@@ -171,7 +171,7 @@ async fn disconnect(
 }
 
 async fn invite(State(api): Shared, JsonBody(body): JsonBody<InviteBody>) -> Answered<Invited> {
-    let terms = invite::terms(&body, &api.daemon.view(), api.daemon.now())?;
+    let terms = invite::terms(&body, api.daemon.now())?;
     let not_after = terms.not_after;
     let expires = terms.rights.expires;
     let reply = within(api.daemon.command(pollen_common::node::Command::Invite { terms })).await?;
@@ -272,16 +272,16 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
 async fn read_body(body: Body) -> Result<axum::body::Bytes, Response> {
     let too_large = || {
         let failure = Failure::new(Code::Usage, format!("the body is larger than {BODY_BYTES_MAX} bytes"));
-        Err((http::StatusCode::PAYLOAD_TOO_LARGE, Json(failure)).into_response())
+        (http::StatusCode::PAYLOAD_TOO_LARGE, Json(failure)).into_response()
     };
     // A declared length is believed at once; where there is none, what comes is counted.
     if usize::try_from(body.size_hint().lower()).is_ok_and(|declared| declared > BODY_BYTES_MAX) {
-        return too_large();
+        return Err(too_large());
     }
     let limited = http_body_util::Limited::new(body, BODY_BYTES_MAX);
     match tokio::time::timeout(BODY_TIMEOUT, limited.collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => too_large(),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
         Ok(Err(error)) => Err(Failure::new(Code::Usage, format!("the body broke off: {error}")).into_response()),
         Err(_) => {
             let failure = Failure::new(Code::Usage, format!("no body within {} s", BODY_TIMEOUT.as_secs()));

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use comfy_table::Table;
 
 use super::inspect::{Inspected, NodeDetail, ServiceDetail};
+use super::plain::plain;
 use super::when::{Moment, show_bytes, show_rtt};
 use super::{HealthState, NodeRef, NodeRow, NodeState, PathRow, ServiceRow, Status};
 use crate::control::api::{Connection, ProtocolName, TierName};
@@ -65,15 +66,9 @@ fn chips(out: &mut String, status: &Status, colour: bool) {
     });
     let online = status.nodes.iter().filter(|node| node.state != NodeState::Offline).count();
     let name = status.me.name.as_deref().unwrap_or(&status.me.key[..8]);
-    push_line(
-        out,
-        &format!(
-            "{}  {}  {name}  {online} of {} nodes online",
-            chip(health, code, colour),
-            chip(tier, 44, colour),
-            status.nodes.len()
-        ),
-    );
+    let (health, tier) = (chip(health, code, colour), chip(tier, 44, colour));
+    // The only line with escape sequences, all ours: a name has no characters that could be another's.
+    let _ = writeln!(out, "{health}  {tier}  {name}  {online} of {} nodes online", status.nodes.len());
     for reason in &status.health.reasons {
         push_line(out, &format!("  {reason}"));
     }
@@ -288,7 +283,7 @@ fn table(out: &mut String, title: &str, header: &[&str], rows: Vec<Vec<String>>)
 
 fn push_line(out: &mut String, line: &str) {
     // Writing to a string does not fail.
-    let _ = writeln!(out, "{}", line.trim_end());
+    let _ = writeln!(out, "{}", plain(line.trim_end()));
 }
 
 /// A node by its name, by the start of its key where it has none.

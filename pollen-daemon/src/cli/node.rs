@@ -1,0 +1,273 @@
+//! Commands about this node itself: `init`, `up`, `join`, `down`, `id`, `purge`, `version`.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use hyper::Method;
+use serde_json::json;
+
+use super::offline::Offline;
+use super::output::Output;
+use super::props::Props;
+use crate::config::{PORT_DEFAULT, UpOptions};
+use crate::control::api::{self, Done};
+use crate::control::client::Client;
+use crate::control::failure::{Code, Failure};
+use crate::control::settings::parse_address;
+use crate::keys;
+use crate::store::{self, OpenError, StateDir};
+
+/// Make a new cluster, rooted on this machine
+///
+/// Prints the root's public key and the cluster's id. The root's keys stay in the state directory's `root`; the daemon
+/// never reads them. Doing it again changes nothing.
+#[derive(Debug, clap::Args)]
+pub(super) struct Init {
+    #[command(flatten)]
+    props: Props,
+}
+
+impl Init {
+    pub(super) fn run(self, dir: &Path, output: &mut Output<'_, '_>, offline: &dyn Offline) -> Result<(), Failure> {
+        let founded = offline.init(dir, self.props.resolve(std::io::stdin())?)?;
+        let (root, cluster, node) = (founded.root, founded.cluster, founded.node);
+        let document =
+            json!({"root_pub": root.to_string(), "cluster_id": cluster.to_string(), "node": node.to_string()});
+        output.answer(&document, || format!("root_pub    {root}\ncluster_id  {cluster}\nnode        {node}"))
+    }
+}
+
+/// How a node runs; remembered for the next start.
+#[derive(Debug, clap::Args)]
+pub(super) struct UpArgs {
+    /// UDP port of the mesh; 0 for any free one [default: 60611]
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
+    /// Addresses to announce instead of the interfaces' own
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    ips: Vec<IpAddr>,
+    /// The node's name [default: the host's]
+    #[arg(long)]
+    name: Option<String>,
+    /// This node can be reached from anywhere
+    #[arg(long)]
+    public: bool,
+    /// Serve Prometheus metrics, as `pln set http` does
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = ":9090", require_equals = true,
+          value_parser = parse_metrics)]
+    metrics: Option<SocketAddr>,
+}
+
+fn parse_metrics(s: &str) -> Result<SocketAddr, String> {
+    parse_address(s).map_err(|failure| failure.message)
+}
+
+impl UpArgs {
+    fn options(self) -> UpOptions {
+        let Self { port, ips, name, public, metrics } = self;
+        UpOptions { name, port, ips, public, http: metrics }
+    }
+}
+
+/// Start the node, in the foreground
+///
+/// A machine without credentials becomes a cluster of one. Options are remembered.
+#[derive(Debug, clap::Args)]
+pub(super) struct Up {
+    /// Start in the background, under systemd
+    #[arg(short, long)]
+    detach: bool,
+    #[command(flatten)]
+    args: UpArgs,
+}
+
+impl Up {
+    pub(super) fn run(self, dir: &Path, offline: &dyn Offline) -> Result<(), Failure> {
+        if self.detach {
+            return Err(no_service(self.args.port));
+        }
+        offline.run(dir, self.args.options())
+    }
+}
+
+/// This version installs no systemd unit, so there is nothing that could keep a node in the background.
+fn no_service(port: Option<u16>) -> Failure {
+    let port = port.filter(|port| *port != PORT_DEFAULT).map(|port| format!(" --port {port}")).unwrap_or_default();
+    Failure::new(Code::Failed, "there is no pln service on this machine that could run in the background").hint(
+        format!(
+            "Run `pln up{port}` in the foreground, or `systemd-run --unit pln pln up{port}` to leave it to systemd"
+        ),
+    )
+}
+
+/// Enter a cluster with an invite, and start
+///
+/// The token is what `pln invite` printed on a member; `-` reads it from standard input, where other users of this machine
+/// do not see it. A token that was entered once is spent.
+#[derive(Debug, clap::Args)]
+pub(super) struct Join {
+    /// What `pln invite` printed, or -
+    token: String,
+    /// Enter the cluster, and do not start
+    #[arg(long)]
+    no_up: bool,
+    #[command(flatten)]
+    args: UpArgs,
+}
+
+/// The most that is read of a token, in bytes: an invite with a long lineage takes some 8 KiB.
+const TOKEN_BYTES_MAX: u64 = 64 * 1024;
+
+impl Join {
+    pub(super) fn run(self, dir: &Path, output: &mut Output<'_, '_>, offline: &dyn Offline) -> Result<(), Failure> {
+        let token = if self.token == "-" { read_token()? } else { self.token };
+        let joined = offline.join(dir, token.trim())?;
+        let (cluster, node) = (joined.cluster, joined.node);
+        let document = json!({"cluster_id": cluster.to_string(), "node": node.to_string()});
+        output.answer(&document, || format!("joined cluster {cluster}\nas node {node}"))?;
+        if self.no_up {
+            return Ok(());
+        }
+        offline.run(dir, self.args.options())
+    }
+}
+
+fn read_token() -> Result<String, Failure> {
+    use std::io::Read as _;
+    let mut token = String::new();
+    std::io::stdin()
+        .take(TOKEN_BYTES_MAX)
+        .read_to_string(&mut token)
+        .map_err(|error| Failure::new(Code::Usage, format!("the token cannot be read: {error}")))?;
+    Ok(token)
+}
+
+/// Stop the node
+///
+/// Open streams may finish for ten seconds; the other nodes are told.
+#[derive(Debug, clap::Args)]
+pub(super) struct Down {}
+
+/// How long `down` waits for the daemon's end: it drains streams for up to ten seconds.
+const DOWN_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often it looks.
+const DOWN_POLL: Duration = Duration::from_millis(50);
+
+impl Down {
+    pub(super) async fn run(self, client: &Client, output: &mut Output<'_, '_>) -> Result<(), Failure> {
+        let done: Done = client.exchange(Method::POST, "/v1/shutdown", None::<&()>).await?;
+        let gone = async {
+            while client.is_up().await {
+                tokio::time::sleep(DOWN_POLL).await;
+            }
+        };
+        tokio::time::timeout(DOWN_TIMEOUT, gone).await.map_err(|_| {
+            Failure::new(Code::Failed, format!("the daemon still runs after {} s", DOWN_TIMEOUT.as_secs()))
+                .hint("Look at `pln logs`")
+        })?;
+        output.answer(&done, || "down".into())
+    }
+}
+
+/// Print this node's key
+///
+/// Made now if there is none yet, so that an invite can be bound to it before the machine joins.
+#[derive(Debug, clap::Args)]
+pub(super) struct Id {}
+
+impl Id {
+    pub(super) fn run(self, dir: &Path, output: &mut Output<'_, '_>) -> Result<(), Failure> {
+        let failed = |error: keys::KeyError| Failure::new(Code::Failed, error.to_string());
+        // Reading takes no lock, so that it works beside a running daemon.
+        let secret = match keys::load_node(dir).map_err(failed)? {
+            Some(secret) => secret,
+            None => {
+                let held = StateDir::create(dir).map_err(not_opened)?;
+                keys::load_or_make_node(held.path()).map_err(failed)?
+            }
+        };
+        let key = secret.public().to_string();
+        output.answer(&json!({"key": key}), || key.clone())
+    }
+}
+
+/// Delete this node's state
+///
+/// The membership, what it published, settings and logs. Its key stays unless `--include-keys`. The daemon must be down.
+#[derive(Debug, clap::Args)]
+pub(super) struct Purge {
+    /// Also delete the node's key, and the root's if they are here: what only they could do nobody can do any more
+    #[arg(long)]
+    include_keys: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+}
+
+impl Purge {
+    pub(super) fn run(self, dir: &Path, output: &mut Output<'_, '_>) -> Result<(), Failure> {
+        let held = StateDir::open(dir).map_err(not_opened)?;
+        if !self.yes && !confirmed(dir, self.include_keys)? {
+            return Err(Failure::new(Code::Failed, "nothing was deleted"));
+        }
+        store::purge(held, self.include_keys)
+            .map_err(|error| Failure::new(Code::Failed, format!("{}: {error}", dir.display())).hint("Run it again"))?;
+        output.answer(&Done::YES, || format!("deleted the state in {}", dir.display()))
+    }
+}
+
+fn confirmed(dir: &Path, keys: bool) -> Result<bool, Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::new(Code::Usage, "there is nobody to ask whether to delete").hint("Add --yes"));
+    }
+    let what = if keys { "all state AND KEYS" } else { "all state but the keys" };
+    let mut answer = String::new();
+    write!(std::io::stderr(), "Delete {what} in {}? [y/N] ", dir.display())
+        .and_then(|()| std::io::stdin().read_line(&mut answer))
+        .map_err(|error| Failure::new(Code::Failed, format!("cannot ask: {error}")))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Why a state directory was not opened, with the exit code that users expect.
+fn not_opened(error: OpenError) -> Failure {
+    let code = match &error {
+        OpenError::Missing { .. } => Code::NotFound,
+        OpenError::Nowhere => Code::Usage,
+        OpenError::Unsafe { .. } => Code::Denied,
+        OpenError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Code::Denied,
+        _ => Code::Failed,
+    };
+    Failure::new(code, error.to_string())
+}
+
+/// Print the version
+#[derive(Debug, clap::Args)]
+pub(super) struct Version {
+    /// The number alone
+    #[arg(long)]
+    short: bool,
+}
+
+impl Version {
+    pub(super) async fn run(self, client: &Client, output: &mut Output<'_, '_>) -> Result<(), Failure> {
+        let own = api::Version::own();
+        if self.short {
+            return output.answer(&own.version, || own.version.clone());
+        }
+        // No daemon is no failure here.
+        let daemon = client.ask::<api::Version>("/v1/version").await.ok();
+        let document = json!({"version": own.version, "commit": own.commit, "daemon": daemon});
+        output.answer(&document, || {
+            let mut shown = format!("pln {}", own.version);
+            if let Some(commit) = &own.commit {
+                shown.push_str(&format!(" ({commit})"));
+            }
+            if let Some(daemon) = daemon.as_ref().filter(|daemon| **daemon != own) {
+                shown.push_str(&format!("\nthe daemon runs {}: restart it", daemon.version));
+            }
+            shown
+        })
+    }
+}

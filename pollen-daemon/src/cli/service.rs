@@ -1,0 +1,123 @@
+//! Commands about services: `serve`, `unserve`, `connect`, `disconnect`.
+
+use hyper::Method;
+
+use super::output::Output;
+use crate::control::api::{ConnectBody, Connection, Done, ProtocolName, ServeBody, Served};
+use crate::control::client::{Client, segment};
+use crate::control::failure::{Code, Failure};
+use crate::status::table::protocol;
+
+/// Publish a port of this machine to the mesh
+///
+/// With a name, every member can `pln connect NAME`. Without one it is reached by this node and the port. Kept across
+/// restarts.
+#[derive(Debug, clap::Args)]
+pub(super) struct Serve {
+    /// The port that the service has on this machine
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+    /// What the mesh shall call it: letters, digits and - _ .
+    name: Option<String>,
+    /// Datagrams instead of streams
+    #[arg(long)]
+    udp: bool,
+    /// Let other publishers provide the name too; connections are spread over all
+    #[arg(long, requires = "name")]
+    shared: bool,
+}
+
+impl Serve {
+    pub(super) async fn run(self, client: &Client, output: &mut Output<'_, '_>) -> Result<(), Failure> {
+        let Self { port, name, udp, shared } = self;
+        let body = ServeBody { port, name, protocol: if udp { ProtocolName::Udp } else { ProtocolName::Tcp }, shared };
+        let served: Served = client.exchange(Method::POST, "/v1/services", Some(&body)).await?;
+        output.answer(&served, || {
+            let named = served.name.as_ref().map_or_else(String::new, |name| format!(" as {name}"));
+            let shared = if served.shared { ", shared" } else { "" };
+            format!("serving {} port {}{named}{shared}", protocol(served.protocol), served.port)
+        })
+    }
+}
+
+/// Stop publishing a port or name of this node's
+#[derive(Debug, clap::Args)]
+pub(super) struct Unserve {
+    /// What `pln serve` published
+    #[arg(value_name = "PORT|NAME")]
+    service: String,
+}
+
+impl Unserve {
+    pub(super) async fn run(self, client: &Client, output: &mut Output<'_, '_>) -> Result<(), Failure> {
+        let path = format!("/v1/services/{}", segment(&one(&self.service)?));
+        let done: Done = client.exchange(Method::DELETE, &path, None::<&()>).await?;
+        output.answer(&done, || format!("no longer serving {}", self.service))
+    }
+}
+
+/// Reach a service of the mesh at a local port
+///
+/// Listens on this machine's loopback addresses, at the service's own port unless told otherwise. Where several nodes
+/// provide the service, each new connection goes to one that answers. Kept across restarts.
+#[derive(Debug, clap::Args)]
+pub(super) struct Connect {
+    /// A name; or a port, with the node that serves it
+    service: String,
+    /// Only the one on this node: its name or the start of its key. A lone number is LOCAL-PORT
+    provider: Option<String>,
+    /// Where to listen [default: the service's own port]
+    #[arg(value_name = "LOCAL-PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    local_port: Option<u16>,
+}
+
+impl Connect {
+    pub(super) async fn run(self, client: &Client, output: &mut Output<'_, '_>) -> Result<(), Failure> {
+        let body = self.body();
+        let connection: Connection = client.exchange(Method::POST, "/v1/connections", Some(&body)).await?;
+        output.answer(&connection, || format!("{} is at {}", connection.service, addresses(&connection)))
+    }
+
+    fn body(self) -> ConnectBody {
+        let Self { service, provider, local_port } = self;
+        let lone = provider.as_deref().and_then(|s| s.parse::<u16>().ok()).filter(|port| *port > 0);
+        match (lone, local_port) {
+            (Some(port), None) => ConnectBody { service, provider: None, local_port: Some(port) },
+            (_, local_port) => ConnectBody { service, provider, local_port },
+        }
+    }
+}
+
+/// Close a local port that `connect` opened
+#[derive(Debug, clap::Args)]
+pub(super) struct Disconnect {
+    /// What `pln connect` opened
+    #[arg(value_name = "SERVICE|LOCAL-PORT")]
+    service: String,
+    /// Only the one to this node
+    provider: Option<String>,
+}
+
+impl Disconnect {
+    pub(super) async fn run(self, client: &Client, output: &mut Output<'_, '_>) -> Result<(), Failure> {
+        let query = self.provider.as_ref().map(|p| format!("?provider={}", segment(p))).unwrap_or_default();
+        let path = format!("/v1/connections/{}{query}", segment(&one(&self.service)?));
+        let closed: Vec<Connection> = client.exchange(Method::DELETE, &path, None::<&()>).await?;
+        output.answer(&closed, || {
+            let lines = closed.iter().map(|one| format!("{} is no longer at {}", one.service, addresses(one)));
+            lines.collect::<Vec<String>>().join("\n")
+        })
+    }
+}
+
+/// A service as one segment of a path: never empty, never several.
+fn one(service: &str) -> Result<String, Failure> {
+    if service.is_empty() || service.contains('/') {
+        return Err(Failure::new(Code::Usage, format!("`{service}` is neither a name nor a port")));
+    }
+    Ok(service.into())
+}
+
+fn addresses(connection: &Connection) -> String {
+    connection.local.iter().map(ToString::to_string).collect::<Vec<String>>().join(" and ")
+}

@@ -1,0 +1,77 @@
+//! Durations and sizes as people type them. Owns their syntax. Invariant: a bare number is refused: of what?
+
+use std::time::Duration;
+
+/// The longest duration, a hundred years: beyond it a date does not fit everywhere it is shown.
+const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// `90s`, `5m`, `24h`, `7d`, or several together: `1h30m`.
+///
+/// # Errors
+/// A sentence for the person who typed it.
+pub(super) fn duration(s: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{s}` is no duration: write 30s, 5m, 24h, 7d or 1h30m");
+    let mut total = Duration::ZERO;
+    let mut rest = s;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let count: u64 = rest[..digits].parse().map_err(|_| wrong())?;
+        let unit_end = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |end| digits + end);
+        let unit_ms = match &rest[digits..unit_end] {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return Err(wrong()),
+        };
+        let part = count.checked_mul(unit_ms).map(Duration::from_millis).ok_or_else(wrong)?;
+        total = total.checked_add(part).ok_or_else(wrong)?;
+        rest = &rest[unit_end..];
+    }
+    if total.is_zero() || total > DURATION_MAX { Err(wrong()) } else { Ok(total) }
+}
+
+/// A size in KiB: `64KiB`, `1MiB`, `2GiB`.
+///
+/// # Errors
+/// A sentence for the person who typed it.
+pub(super) fn size_kib(s: &str) -> Result<u32, String> {
+    let wrong = || format!("`{s}` is no size: write 64KiB, 1MiB or 2GiB");
+    let digits = s.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let count: u32 = s[..digits].parse().map_err(|_| wrong())?;
+    let unit_kib = match &s[digits..] {
+        "KiB" => 1,
+        "MiB" => 1024,
+        "GiB" => 1024 * 1024,
+        _ => return Err(wrong()),
+    };
+    count.checked_mul(unit_kib).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units_and_add_up() {
+        let read = |s| duration(s).map(|d| d.as_millis()).ok();
+        assert_eq!(
+            [read("30s"), read("5m"), read("1h30m"), read("7d")],
+            [30_000, 300_000, 5_400_000, 604_800_000].map(Some)
+        );
+        for wrong in
+            ["", "5", "m", "5x", "0s", "-1s", "1.5h", "5 m", "99999999999d", "18446744073709551616s", "1hm", "٣s"]
+        {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!([size_kib("64KiB"), size_kib("1MiB"), size_kib("2GiB")], [64, 1024, 2_097_152].map(Ok));
+        for wrong in ["", "64", "64KB", "KiB", "5000GiB", "-1KiB"] {
+            assert!(size_kib(wrong).is_err(), "{wrong}");
+        }
+    }
+}
