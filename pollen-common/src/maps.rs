@@ -22,3 +22,5 @@ pub use repair::{ANSWER_BYTES_MAX, Answer, Ask, ExchangeError, Progress, Repair,
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vectors;

@@ -51,7 +51,8 @@ pub struct Evidence {
 /// What a change of the roll did to the document.
 #[derive(Debug, Default)]
 pub struct Settled {
-    /// Lanes that left, because the author no longer stands or the lane no longer fits.
+    /// Lanes that left, because the author no longer stands or the lane no longer fits. Their records go too, but for
+    /// this node's own, whose records only its authoring writes.
     pub left: Vec<Arc<Held>>,
     /// Lanes that came back from the shelf.
     pub back: Vec<Arc<Held>>,
