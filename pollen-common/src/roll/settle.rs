@@ -52,9 +52,6 @@ pub(super) fn settle(genesis: &Genesis, candidates: impl Iterator<Item = Arc<Sta
     let mut sorted = Sorted::default();
     candidates.for_each(|statement| sorted.add(statement));
     let (root, next, rotations) = succession(genesis, &sorted.rotates);
-    if let Some(last) = rotations.last() {
-        last.inline().iter().cloned().for_each(|edge| sorted.add(edge));
-    }
     let walks = sorted.walks();
     let mut work = Work::new(&walks, root);
     work.exhaust();
@@ -77,7 +74,12 @@ impl Sorted {
         match statement.kind() {
             Kind::Edge | Kind::Unknown(_) => keep_greater(&mut self.edges, statement.slot(), statement),
             Kind::Stand => keep_greater(&mut self.stands, statement.issuer(), statement),
-            Kind::Rotate => self.rotates.entry(statement.issuer()).or_default().push(statement),
+            // The edges of every rotation, of one that loses too: they are the new root's own, and whoever saw them
+            // with a rotation that later lost holds them already.
+            Kind::Rotate => {
+                statement.inline().iter().cloned().for_each(|edge| self.add(edge));
+                self.rotates.entry(statement.issuer()).or_default().push(statement);
+            }
             Kind::Redeem => self.redeems.entry(statement.issuer()).or_default().push(statement),
         }
     }
