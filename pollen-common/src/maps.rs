@@ -12,7 +12,7 @@ mod head;
 pub mod records;
 mod repair;
 
-pub use author::{AuthorError, Authoring, BOOT_WAIT, Offer, Sealed, Twin};
+pub use author::{AuthorError, Authoring, BOOT_WAIT, Heard, Offer, Sealed, Twin};
 pub use author_map::AuthorMap;
 pub use delta::{Built, DELTA_BYTES_MAX, Delta, DeltaError};
 pub use document::{Applied, Document, Evidence, Held, Settled};

@@ -9,10 +9,12 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::author_map::AuthorMap;
-use super::document::{Document, Held};
+use super::delta::Delta;
+use super::document::{Applied, Document, Held};
 use super::entry::EntryError;
 use super::head::{Head, Lane, SignedHead};
 use super::records;
+use super::repair::Repair;
 use crate::identity::{ClusterId, NodeKey, SecretKey, Verify};
 use crate::node::Write;
 use crate::time::{Instant, Now, UnixMs};
@@ -51,8 +53,7 @@ pub enum Offer {
     Current,
     /// Older than what this node holds: answer with that.
     Stale,
-    /// From before boot, but newer than the disk: get its content (as for any author, into a document of its own that
-    /// begins with [`Authoring::held`]), then [`Authoring::adopt`] it.
+    /// From before boot, but newer than the disk: [`Authoring::heard`] takes its content over.
     Adopt,
     /// Signed since boot, but not here: another process uses this node's key. Publishing has stopped for a while.
     Twin,
@@ -60,13 +61,28 @@ pub enum Offer {
     Forged,
 }
 
+/// What became of a delta of this node's own that a neighbour sent.
+#[derive(Debug)]
+pub enum Heard {
+    /// Nothing is to be adopted: what the head is.
+    Not(Offer),
+    /// Adopted, and to be sealed anew. Nothing of it is on disk yet: only sealing writes own lanes.
+    Adopted,
+    /// To be adopted, but the delta does not suffice: copy it by trie, then [`Authoring::adopt`] the content.
+    NeedsRepair(Box<Repair>),
+    /// This node does not stand here, or its lane exceeds what it may count now.
+    NotAllowed,
+}
+
 /// One round of sealing.
 #[derive(Debug)]
 pub struct Sealed {
-    /// The new lanes. They may be placed in the document and sent once `writes` are on disk.
+    /// The new lanes. A durable one may be placed in the document and sent once `writes` are on disk.
     pub held: Vec<Arc<Held>>,
-    /// In one batch. Empty if nothing durable changed: no need to wait then.
+    /// In one batch. Empty if nothing durable changed.
     pub writes: Vec<Write>,
+    /// The writes reserve the sequences of this round: even a live lane must wait for them.
+    pub reserves: bool,
 }
 
 /// This node's own lanes and the changes not yet sealed.
@@ -83,6 +99,8 @@ pub struct Authoring {
     /// When durable lanes may be signed even if no neighbour has answered. `None`: they may.
     wait_until: Option<Instant>,
     drafts: [Draft; 3],
+    /// The newest known content from before boot, to which deltas of it apply.
+    before: Document,
     twin: twin::Watch,
 }
 
@@ -92,7 +110,10 @@ impl Authoring {
     pub fn boot(secret: SecretKey, document: &Document, reserved: u64, now: Now) -> Self {
         let me = secret.public();
         let boot_seq = clock_seq(now.unix).max(reserved.saturating_add(1));
+        let mut before = Document::new(*document.cluster());
+        Lane::ALL.into_iter().filter_map(|lane| document.held(&me, lane)).for_each(|held| before.place(held.clone()));
         Self {
+            before,
             me,
             cluster: *document.cluster(),
             boot_seq,
@@ -177,7 +198,7 @@ impl Authoring {
             return None;
         }
         let released = self.is_released(now.mono);
-        let mut sealed = Sealed { held: Vec::new(), writes: Vec::new() };
+        let mut sealed = Sealed { held: Vec::new(), writes: Vec::new(), reserves: false };
         if self.twin.resume(now.mono) {
             // The clock, not the twin's sequence, decides who is newer from here on.
             self.next_seq = self.next_seq.max(clock_seq(now.unix));
@@ -188,7 +209,7 @@ impl Authoring {
             if !self.drafts[at].is_changed() || (lane.is_durable() && !released) {
                 continue;
             }
-            let seq = self.take_seq(&mut sealed.writes);
+            let seq = self.take_seq(&mut sealed);
             let (cluster, author) = (self.cluster, self.me);
             let sign = |map: &AuthorMap| {
                 let head = Head {
@@ -233,13 +254,37 @@ impl Authoring {
         Offer::Twin
     }
 
+    /// Judges a delta of this node's own lanes that a neighbour sends, and takes it over if it is from before boot and
+    /// was lost here. `allowance` as for [`Document::apply`]. After `Adopted`, local configuration is asserted again.
+    pub fn heard(
+        &mut self,
+        delta: &Delta,
+        allowance: impl Fn(&NodeKey, Lane) -> Option<u64>,
+        now: Now,
+        verify: &(impl Verify + ?Sized),
+    ) -> Heard {
+        match self.offered(&delta.head, now, verify) {
+            Offer::Adopt => {}
+            other => return Heard::Not(other),
+        }
+        match self.before.apply(delta, allowance, verify) {
+            Applied::Advanced { held, .. } => {
+                self.adopt(*held.head(), held.map().clone());
+                Heard::Adopted
+            }
+            Applied::NeedsRepair(repair) => Heard::NeedsRepair(repair),
+            _ => Heard::NotAllowed,
+        }
+    }
+
     /// Takes over the content of a head of this node from before boot: whatever was not rewritten since. The caller
-    /// then asserts its local configuration again.
+    /// then asserts its local configuration again. Anything else than such a head changes nothing.
     pub fn adopt(&mut self, head: SignedHead, map: AuthorMap) {
         assert!(head.head().author == self.me && map.matches(head.head()), "only proved content is adopted");
         let boot_seq = self.boot_seq;
         let draft = &mut self.drafts[head.head().lane.index()];
         if head.head().seq < boot_seq && head.head().seq > draft.known_seq() && draft.lane().is_durable() {
+            self.before.place(Arc::new(Held::restored(head, map.clone()).expect("it matches, as asserted")));
             draft.adopt(head, map, boot_seq);
         }
     }
@@ -250,12 +295,13 @@ impl Authoring {
         self.twin.last()
     }
 
-    fn take_seq(&mut self, writes: &mut Vec<Write>) -> u64 {
+    fn take_seq(&mut self, sealed: &mut Sealed) -> u64 {
         let seq = self.next_seq;
         self.next_seq += 1;
         if seq > self.reserved {
             self.reserved = seq + SEQ_BLOCK;
-            writes.push(records::reserve(self.reserved));
+            sealed.writes.push(records::reserve(self.reserved));
+            sealed.reserves = true;
         }
         seq
     }

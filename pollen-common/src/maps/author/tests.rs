@@ -83,8 +83,9 @@ fn many_changes_make_one_head_and_no_change_makes_none() {
 fn durable_lanes_wait_for_a_neighbour_or_five_seconds_and_live_does_not() {
     let mut node = boot(&Document::new(CLUSTER), 0, at(0));
     node.put(Lane::Facts, b"a", b"1", ROOMY).expect("room");
-    let live: Vec<_> = node.seal(at(4)).expect("live").held.iter().map(|held| held.head().head().lane).collect();
-    assert_eq!(live, [Lane::Live]);
+    let sealed = node.seal(at(4)).expect("live");
+    assert_eq!(sealed.held.iter().map(|held| held.head().head().lane).collect::<Vec<_>>(), [Lane::Live]);
+    assert!(sealed.reserves, "its sequence must be on disk before it is sent");
     assert_eq!(node.sealable_at(), Some(at(5).mono));
     assert!(node.seal(at(4)).is_none());
     assert!(node.seal(at(5)).is_some());
@@ -173,7 +174,7 @@ fn an_allowance_is_exact_and_a_refusal_changes_nothing() {
 }
 
 /// A node whose disk was brought back from before its last changes, and what neighbours hold of it.
-fn set_back() -> (Authoring, Arc<Held>) {
+fn set_back() -> (Authoring, Disk, Arc<Held>) {
     let (mut node, mut disk) = (boot(&Document::new(CLUSTER), 0, at(0)), Disk::default());
     node.release();
     for key in [b"kept", b"gone"] {
@@ -185,7 +186,7 @@ fn set_back() -> (Authoring, Arc<Held>) {
         node.put(Lane::Facts, key, b"newer", ROOMY).expect("room");
     }
     let newest = node.seal(at(1)).expect("changes").held.remove(0);
-    (disk.boot(at(10)), newest)
+    (disk.boot(at(10)), disk, newest)
 }
 
 fn adopted() -> Vec<(Vec<u8>, Vec<u8>)> {
@@ -194,44 +195,51 @@ fn adopted() -> Vec<(Vec<u8>, Vec<u8>)> {
 
 #[test]
 fn a_head_of_ours_that_the_disk_lost_is_adopted_but_for_what_was_rewritten() {
-    let (mut node, newest) = set_back();
-    assert_eq!(node.offered(newest.head(), at(10), &Strict), Offer::Adopt);
+    let (mut node, mut disk, newest) = set_back();
     node.put(Lane::Facts, b"rewritten", b"mine", ROOMY).expect("room");
     node.delete(Lane::Facts, b"deleted");
-    node.adopt(*newest.head(), newest.map().clone());
+    let heard = node.heard(&newest.delta(0).delta, roomy, at(10), &Strict);
+    assert!(matches!(heard, Heard::Adopted));
     node.release();
-    let mut disk = Disk::default();
     let held = sealed(&mut node, &mut disk, at(10)).remove(0);
     assert_eq!(facts(&node), adopted());
+    assert_eq!(facts(&disk.boot(at(20))), adopted(), "and so it is on disk");
     assert_eq!(node.offered(newest.head(), at(10), &Strict), Offer::Stale, "taken over already");
     let mut neighbour = Document::new(CLUSTER);
     neighbour.place(newest.clone());
     let delta = held.delta(seq(&newest)).delta;
-    assert!(matches!(neighbour.apply(&delta, |_, _| Some(ROOMY), &Strict), Applied::Advanced { .. }));
+    assert!(matches!(neighbour.apply(&delta, roomy, &Strict), Applied::Advanced { .. }));
 }
 
 #[test]
 fn even_after_signing_the_lost_changes_are_taken_in() {
-    let (mut node, newest) = set_back();
+    let (mut node, mut disk, newest) = set_back();
     node.put(Lane::Facts, b"rewritten", b"mine", ROOMY).expect("room");
     node.delete(Lane::Facts, b"deleted");
-    let mut disk = Disk::default();
     let first = sealed(&mut node, &mut disk, at(15)).remove(0);
-    assert_eq!(node.offered(newest.head(), at(16), &Strict), Offer::Adopt);
-    node.adopt(*newest.head(), newest.map().clone());
+    // A neighbour that shows its head alone: the content has to be copied.
+    let bare = Delta { puts: Vec::new(), deletions: Vec::new(), ..newest.delta(0).delta };
+    let heard = node.heard(&bare, |_, _| None, at(16), &Strict);
+    assert!(matches!(heard, Heard::NotAllowed));
+    let Heard::NeedsRepair(mut repair) = node.heard(&bare, roomy, at(16), &Strict) else { panic!("it is bare") };
+    let mut other = Document::new(CLUSTER);
+    other.place(newest);
+    while let Some(ask) = repair.poll_ask() {
+        repair.answer(&other.answer(&ask), &Strict).expect("an honest peer");
+    }
+    let (head, map) = repair.into_content().expect("all was answered");
+    node.adopt(head, map);
     let second = sealed(&mut node, &mut disk, at(16)).remove(0);
     assert_eq!(facts(&node), adopted());
     let mut neighbour = Document::new(CLUSTER);
     neighbour.place(first.clone());
     let delta = second.delta(seq(&first)).delta;
-    assert!(matches!(neighbour.apply(&delta, |_, _| Some(ROOMY), &Strict), Applied::Advanced { .. }));
-    assert_eq!(facts(&disk_of(&second).boot(at(20))), adopted());
+    assert!(matches!(neighbour.apply(&delta, roomy, &Strict), Applied::Advanced { .. }));
+    assert_eq!(facts(&disk.boot(at(20))), adopted());
 }
 
-fn disk_of(held: &Held) -> Disk {
-    let mut disk = Disk::default();
-    disk.write(&records::advance(None, held));
-    disk
+fn roomy(_: &NodeKey, _: Lane) -> Option<u64> {
+    Some(ROOMY)
 }
 
 #[test]
@@ -246,7 +254,7 @@ fn a_restarted_nodes_live_lane_replaces_the_old_one_without_a_copy_by_trie() {
     let mut neighbour = Document::new(CLUSTER);
     neighbour.place(old.clone());
     let delta = new.delta(seq(&old)).delta;
-    assert!(matches!(neighbour.apply(&delta, |_, _| Some(ROOMY), &Strict), Applied::Advanced { .. }));
+    assert!(matches!(neighbour.apply(&delta, roomy, &Strict), Applied::Advanced { .. }));
 }
 
 #[test]
