@@ -159,6 +159,7 @@ impl Services {
     pub fn start(&self, reach: Arc<dyn Reach>, runtime: Handle, config: &ServicesConfig) {
         let side = MeshSide { reach, runtime: runtime.clone() };
         assert!(self.0.mesh.set(side).is_ok(), "services are started once");
+        live::raise_file_limit();
         for entry in &config.exports {
             let added = Export::try_from(entry)
                 .map_err(|error| error.to_string())

@@ -17,6 +17,16 @@ pub(super) const OPEN_MAX: usize = 32 * 1024;
 /// UDP sessions that one peer may hold here: a session lingers for its idle time, so a peer could pile them up.
 pub(super) const SESSIONS_PER_PEER_MAX: usize = 4096;
 
+/// Lets this process hold as many sockets as the system allows it: the usual default of 1024 is for programs that call
+/// `select`, and every stream is a socket. Best effort.
+pub(super) fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
 /// What an open stream or session belongs to.
 #[derive(Clone, Debug)]
 pub(super) struct Owner {

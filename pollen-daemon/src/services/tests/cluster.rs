@@ -35,7 +35,6 @@ impl Cluster {
     }
 
     pub(super) fn start_with(count: u8, session_idle: Duration) -> Self {
-        raise_file_limit();
         let cluster = Self((0..count).map(|index| TestNode::start(index, session_idle)).collect());
         cluster.publish(|view| view);
         cluster
@@ -99,13 +98,6 @@ impl TestNode {
         };
         assert!(tokio::time::timeout(SOON, wait).await.is_ok(), "never came: {what}");
     }
-}
-
-/// A thousand connections through two nodes of one process are four thousand sockets.
-fn raise_file_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 /// A new connection to a listener is reset before it says anything; so early, perhaps, that it already shows while

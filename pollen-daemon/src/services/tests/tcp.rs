@@ -372,7 +372,7 @@ async fn a_drain_waits_for_streams_that_end_and_resets_those_that_do_not() {
     let (mut ends, stays) = (dial(addr).await, dial(addr).await);
     cluster.0[1].until("both are open", |services| services.numbers().streams_open == 2).await;
     let draining = cluster.0[1].services.clone();
-    let drained = tokio::spawn(async move { draining.drain(Duration::from_secs(1)).await });
+    let drained = tokio::spawn(async move { draining.drain(Duration::from_secs(4)).await });
     ends.write_all(b"bye").await.expect("open");
     ends.shutdown().await.expect("open");
     assert_eq!(read_all(ends).await.expect("an orderly end"), b"bye");
