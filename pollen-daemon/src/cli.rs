@@ -114,7 +114,7 @@ fn execute(cli: Cli, output: &mut Output<'_, '_>, offline: &dyn Offline) -> Resu
         Command::Id(command) => command.run(&dir, output),
         Command::Purge(command) => command.run(&dir, output),
         // Through its socket.
-        Command::Down(command) => asking(command.run(&client, output)),
+        Command::Down(command) => asking(command.run(&client, &dir, output)),
         Command::Invite(command) => command.run(&client, output),
         Command::Serve(command) => asking(command.run(&client, output)),
         Command::Unserve(command) => asking(command.run(&client, output)),

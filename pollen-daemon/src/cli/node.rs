@@ -156,10 +156,12 @@ const DOWN_TIMEOUT: Duration = Duration::from_secs(20);
 const DOWN_POLL: Duration = Duration::from_millis(50);
 
 impl Down {
-    pub(super) async fn run(self, client: &Client, output: &mut Output<'_, '_>) -> Result<(), Failure> {
+    pub(super) async fn run(self, client: &Client, dir: &Path, output: &mut Output<'_, '_>) -> Result<(), Failure> {
         let done: Done = client.exchange(Method::POST, "/v1/shutdown", None::<&()>).await?;
+        // The socket goes first, the hold on the directory last: only then does `pln up` work again.
+        let held = || matches!(StateDir::open(dir), Err(OpenError::Locked { .. }));
         let gone = async {
-            while client.is_up().await {
+            while client.is_up().await || held() {
                 tokio::time::sleep(DOWN_POLL).await;
             }
         };

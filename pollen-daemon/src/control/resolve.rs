@@ -2,8 +2,7 @@
 //! its key, a service by its name; `node/X` and `service/X` say which of the two. Must not change anything.
 //! Invariant: a name that two things answer to is refused with both, never guessed.
 
-use pollen_common::identity::NodeKey;
-use pollen_common::views::{NodeInfo, View};
+use pollen_common::views::{Name, NodeInfo, View};
 
 use crate::control::failure::{Code, Failure};
 use crate::control::handle::Subject;
@@ -29,21 +28,31 @@ pub fn target(view: &View, target: &str) -> Result<Subject, Failure> {
         .map(|node| (Subject::Node(node.key), format!("node/{}", show(node))))
         .chain(services)
         .collect();
-    one(target, "node or service", found)
+    one(target, found)
 }
 
-/// The node that `target` means.
+/// What a question for reasons is about: what [`target`] finds, else a key or a name that does not count. Just why it does
+/// not is what people want to know.
 ///
 /// # Errors
 /// `NotFound`, or `Ambiguous` with the candidates.
-pub fn node(view: &View, target: &str) -> Result<NodeKey, Failure> {
-    let found = nodes(view, target).into_iter().map(|node| (node.key, show(node))).collect();
-    one(target, "node", found)
+pub fn concerned(view: &View, target: &str) -> Result<Subject, Failure> {
+    let failure = match self::target(view, target) {
+        Err(failure) if failure.code == Code::NotFound => failure,
+        found => return found,
+    };
+    let bare = target.strip_prefix("node/").or_else(|| target.strip_prefix("service/")).unwrap_or(target);
+    if let Ok(key) = bare.parse() {
+        return Ok(Subject::Node(key));
+    }
+    let name = bare.parse::<Name>().map_err(|_| failure.clone())?;
+    let mentioned = |key: &str| key.split('/').any(|part| part == name.as_str());
+    if view.refused.iter().any(|entry| mentioned(&entry.key)) { Ok(Subject::Service(name)) } else { Err(failure) }
 }
 
-fn one<T>(target: &str, what: &str, mut found: Vec<(T, String)>) -> Result<T, Failure> {
+fn one<T>(target: &str, mut found: Vec<(T, String)>) -> Result<T, Failure> {
     match found.len() {
-        0 => Err(Failure::new(Code::NotFound, format!("there is no {what} `{target}`"))
+        0 => Err(Failure::new(Code::NotFound, format!("there is no node or service `{target}`"))
             .hint("See `pln status --include-offline` for what there is")),
         1 => Ok(found.remove(0).0),
         count => {
@@ -97,7 +106,6 @@ mod tests {
         assert_eq!(target(&view, &berlin.to_string()[..8]), Ok(Subject::Node(berlin)));
         assert_eq!(target(&view, &berlin.to_string()[..8].to_uppercase()), Ok(Subject::Node(berlin)));
         assert_eq!(target(&view, "api"), Ok(Subject::Service("api".parse().expect("a name"))));
-        assert_eq!(node(&view, "berlin"), Ok(berlin));
     }
 
     #[test]
@@ -106,7 +114,6 @@ mod tests {
         for absent in ["paris", "ffffffff", "", "node/api", "service/berlin", "zz/api"] {
             assert_eq!(target(&view, absent).map_err(|f| f.code), Err(Code::NotFound), "{absent}");
         }
-        assert_eq!(node(&view, "api").map_err(|f| f.code), Err(Code::NotFound), "a service is no node");
     }
 
     #[test]
@@ -128,7 +135,19 @@ mod tests {
         for node in view.nodes.values_mut() {
             node.name = Some("same".parse().expect("a name"));
         }
-        assert_eq!(node(&view, "same").map_err(|f| f.code), Err(Code::Ambiguous));
-        assert_eq!(node(&view, &sample::key(3).to_string()[..12]), Ok(sample::key(3)));
+        assert_eq!(target(&view, "same").map_err(|f| f.code), Err(Code::Ambiguous));
+        assert_eq!(target(&view, &sample::key(3).to_string()[..12]), Ok(Subject::Node(sample::key(3))));
+    }
+
+    #[test]
+    fn reasons_can_be_asked_for_what_does_not_count() {
+        let mut view = sample::view();
+        let stranger = sample::key(77);
+        assert_eq!(concerned(&view, &stranger.to_string()), Ok(Subject::Node(stranger)));
+        assert_eq!(concerned(&view, &stranger.to_string()[..12]).map_err(|f| f.code), Err(Code::NotFound));
+        assert_eq!(concerned(&view, "db").map_err(|f| f.code), Err(Code::NotFound), "nobody ever claimed it");
+        view.refused[0].key = "service/db".into();
+        assert_eq!(concerned(&view, "db"), Ok(Subject::Service("db".parse().expect("a name"))));
+        assert_eq!(concerned(&view, "berlin"), Ok(Subject::Node(sample::key(2))));
     }
 }
