@@ -386,6 +386,53 @@ proptest! {
         }
     }
 
+    /// A peer that answers with whatever it likes cannot bring a repair to other content than the head's.
+    #[test]
+    fn a_lying_peer_never_completes_a_repair_with_other_content(
+        have in prop::collection::btree_map(0u8..120, 0u8..3, 0..80),
+        want in prop::collection::btree_map(0u8..120, 0u8..3, 0..120),
+        lies in prop::collection::vec(prop::option::weighted(0.2, (any::<prop::sample::Index>(), any::<u8>())), 1..40),
+    ) {
+        let mut author = Author::new(1);
+        let seal = |author: &mut Author, items: &BTreeMap<u8, u8>| {
+            let absent = (0..120u8).filter(|key| !items.contains_key(key)).map(|key| ([key], None));
+            let present = items.iter().map(|(key, value)| ([*key], Some([*value])));
+            let changes: Vec<_> = absent.chain(present).collect();
+            let changes: Vec<(&[u8], Option<&[u8]>)> =
+                changes.iter().map(|(key, value)| (&key[..], value.as_ref().map(|value| &value[..]))).collect();
+            author.seal(&changes)
+        };
+        let first = seal(&mut author, &have);
+        let second = seal(&mut author, &want);
+        let honest = document(&[&second]);
+        let mut reader = document(&[&first]);
+        let bare = Delta { puts: Vec::new(), deletions: Vec::new(), ..second.delta(0).delta };
+        let Applied::NeedsRepair(mut repair) = reader.apply(&bare, anyone, &Strict) else { return Ok(()) };
+        let mut lies = lies.into_iter().cycle();
+        for _ in 0..200 {
+            let Some(ask) = repair.poll_ask() else { break };
+            let mut bytes = honest.answer(&ask).encode();
+            if let Some((at, to)) = lies.next().flatten() {
+                let at = at.index(bytes.len());
+                bytes[at] = to;
+            }
+            let outcome = Answer::decode(&bytes).ok().map(|answer| repair.answer(&answer, &Strict));
+            match outcome {
+                Some(Ok(Progress::Complete)) => {
+                    let (head, map) = repair.into_content().expect("complete");
+                    let committed = matches!(reader.commit(head, map, anyone, &Strict), Applied::Advanced { .. });
+                    prop_assert!(committed);
+                    prop_assert_eq!(contents(&reader), contents(&honest));
+                    return Ok(());
+                }
+                Some(Ok(Progress::More)) => {}
+                // Caught, or unreadable: begin again with what is proved.
+                Some(Err(_)) | None => repair.restart(),
+            }
+        }
+        prop_assert_eq!(contents(&reader), contents(&document(&[&first])), "nothing was taken");
+    }
+
     #[test]
     fn decoders_survive_arbitrary_bytes(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         let _ = (Delta::decode(&bytes), Ask::decode(&bytes), Answer::decode(&bytes), SignedHead::decode(&bytes));

@@ -1,5 +1,7 @@
 use alloc::collections::BTreeMap;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::identity::{Digest, Strict};
 use crate::maps::Applied;
@@ -304,4 +306,78 @@ fn our_own_heads_coming_back_to_us_are_no_twin_and_forged_ones_are_nothing() {
     assert_eq!(node.offered(&forged, at(1), &Strict), Offer::Forged);
     assert!(node.twin().is_none());
     assert_eq!(boot(&Document::new(CLUSTER), 0, at(2)).offered(second.head(), at(2), &Strict), Offer::Adopt);
+}
+
+/// What happens to a node in the story below.
+#[derive(Clone, Debug)]
+enum Step {
+    Put(Lane, u8, u8),
+    Delete(Lane, u8),
+    Seal,
+    /// Killed with this many of its batches not yet on disk, and started again so many seconds later.
+    Kill {
+        lost: usize,
+        after: u64,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let lane = || prop_oneof![Just(Lane::Facts), Just(Lane::State)];
+    prop_oneof![
+        4 => (lane(), 0u8..8, any::<u8>()).prop_map(|(lane, key, value)| Step::Put(lane, key, value)),
+        3 => (lane(), 0u8..8).prop_map(|(lane, key)| Step::Delete(lane, key)),
+        4 => Just(Step::Seal),
+        1 => (0usize..3, 0u64..3).prop_map(|(lost, after)| Step::Kill { lost, after }),
+    ]
+}
+
+type Contents = BTreeMap<(Lane, Vec<u8>), Vec<u8>>;
+
+fn contents(node: &Authoring) -> Contents {
+    let keys = Lane::ALL.into_iter().flat_map(|lane| node.keys(lane, b"").into_iter().map(move |key| (lane, key)));
+    keys.map(|(lane, key)| ((lane, key.to_vec()), node.value(lane, &key).expect("it is a key").to_vec())).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    /// Killed at any moment, a node starts with exactly what its last complete batch held: all that could have been
+    /// acknowledged is there, nothing deleted came back, and no sequence is used twice.
+    #[test]
+    fn a_killed_node_starts_with_exactly_what_was_on_disk(steps in prop::collection::vec(step(), 1..80)) {
+        let mut batches: Vec<(Vec<Write>, Contents)> = alloc::vec![(Vec::new(), Contents::new())];
+        let disk = |batches: &[(Vec<Write>, Contents)]| {
+            let mut disk = Disk::default();
+            batches.iter().for_each(|(writes, _)| disk.write(writes));
+            disk
+        };
+        let mut clock = 0;
+        let mut used = alloc::collections::BTreeSet::new();
+        let mut node = disk(&batches).boot(at(clock));
+        node.release();
+        for step in steps {
+            match step {
+                Step::Put(lane, key, value) => drop(node.put(lane, &[key], &[value], ROOMY).expect("room")),
+                Step::Delete(lane, key) => drop(node.delete(lane, &[key])),
+                Step::Seal => {
+                    let Some(sealed) = node.seal(at(clock)) else { continue };
+                    batches.push((sealed.writes, contents(&node)));
+                    for held in sealed.held {
+                        prop_assert!(used.insert(seq(&held)), "a sequence was used twice");
+                    }
+                }
+                Step::Kill { lost, after } => {
+                    // What was not on disk was never sent, so only sequences that were reserved there count as used.
+                    batches.truncate(batches.len().saturating_sub(lost).max(1));
+                    let disk = disk(&batches);
+                    let reserved = disk.restored().reserved;
+                    used.retain(|seq| *seq <= reserved);
+                    clock += after;
+                    node = disk.boot(at(clock));
+                    node.release();
+                    prop_assert_eq!(contents(&node), batches.last().expect("the first stays").1.clone());
+                }
+            }
+        }
+    }
 }
