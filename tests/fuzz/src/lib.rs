@@ -1,0 +1,113 @@
+//! What each fuzz target does with its input: every decoder of bytes that a peer, a stranger or a script may send.
+//! Decoders must answer or refuse; what they accept must survive being written and read again.
+//! Invariant: [`TARGETS`] names every target, and each has a corpus of its name.
+
+use pollen_common::maps::{Answer, Ask, Delta, SignedHead};
+use pollen_common::path_probe::Probe;
+use pollen_common::roll::{Genesis, Statement, Token};
+use pollen_common::verdict;
+use pollen_daemon::control::api::{ConnectBody, InviteBody, ServeBody, SettingBody};
+use pollen_daemon::control::settings::parse_address;
+use pollen_daemon::services::header::{Denial, Header, datagram_prefix, decode_status, session_number};
+
+/// A target: its name, and what it does with an input.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets, by name.
+pub const TARGETS: &[Target] = &[
+    ("control_body", control_body),
+    ("delta", delta),
+    ("exchange", exchange),
+    ("frame_of_ethernet", frame_of_ethernet),
+    ("genesis", genesis),
+    ("head", head),
+    ("path_probe", path_probe),
+    ("service_header", service_header),
+    ("statement", statement),
+    ("token", token),
+];
+
+/// A statement of the roll, as a member or a stranger sends it.
+pub fn statement(data: &[u8]) {
+    if let Ok(statement) = Statement::decode(data) {
+        assert_eq!(statement.bytes(), data);
+    }
+}
+
+/// An invite, as somebody pastes it.
+pub fn token(data: &[u8]) {
+    if let Ok(token) = Token::decode(data) {
+        assert_eq!(token.encode().as_deref(), Ok(data));
+    }
+}
+
+/// A probe of the path layer: a UDP payload from anybody.
+pub fn path_probe(data: &[u8]) {
+    if let Ok(probe) = Probe::decode(data) {
+        assert_eq!(probe.encode(), data);
+    }
+}
+
+/// The genesis of a cluster, as a token carries it.
+pub fn genesis(data: &[u8]) {
+    if let Ok(genesis) = Genesis::decode(data) {
+        assert_eq!(genesis.bytes(), data);
+    }
+}
+
+/// The signed head of an author's lane.
+pub fn head(data: &[u8]) {
+    if let Ok(head) = SignedHead::decode(data) {
+        assert_eq!(head.bytes(), data);
+    }
+}
+
+/// A delta of an author's lane.
+pub fn delta(data: &[u8]) {
+    if let Ok(delta) = Delta::decode(data) {
+        assert_eq!(Delta::decode(&delta.encode()), Ok(delta));
+    }
+}
+
+/// The questions and answers of repair by trie.
+pub fn exchange(data: &[u8]) {
+    if let Ok(ask) = Ask::decode(data) {
+        assert_eq!(Ask::decode(&ask.encode()), Ok(ask));
+    }
+    if let Ok(answer) = Answer::decode(data) {
+        assert_eq!(Answer::decode(&answer.encode()), Ok(answer));
+    }
+}
+
+/// What opens a service stream, its answer, and the prefix of a datagram.
+pub fn service_header(data: &[u8]) {
+    if let Ok(header) = Header::decode(data) {
+        assert_eq!(Header::decode(&header.encode()), Ok(header));
+    }
+    if let Some((session, len)) = session_number(data) {
+        assert!(len <= data.len());
+        // The first byte says that it is a service's datagram; the number's shortest form follows.
+        let written = datagram_prefix(session);
+        assert_eq!(session_number(&written[1..]).map(|(session, _)| session), Some(session));
+    }
+    if let [status, code, ..] = data {
+        let _accepts = decode_status(*status);
+        assert_eq!(Denial::from_code(*code).code(), *code);
+    }
+}
+
+/// The bodies of requests to the control socket.
+pub fn control_body(data: &[u8]) {
+    let _serve = serde_json::from_slice::<ServeBody>(data);
+    let _connect = serde_json::from_slice::<ConnectBody>(data);
+    let _invite = serde_json::from_slice::<InviteBody>(data);
+    if let Ok(setting) = serde_json::from_slice::<SettingBody>(data) {
+        let _address = parse_address(&setting.value);
+    }
+}
+
+/// A frame as the datapath sees it, before anything is known of it.
+pub fn frame_of_ethernet(data: &[u8]) {
+    let verdict = verdict::decide(data);
+    assert_eq!(verdict, verdict::decide(data));
+}
