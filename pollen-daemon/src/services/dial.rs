@@ -234,7 +234,19 @@ impl Drop for Offer {
 async fn attempt(shared: &Shared, view: &View, import: &Import, provider: NodeKey) -> Result<Way, AttemptError> {
     let addrs = view.nodes.get(&provider).map(|node| node.addrs.clone()).unwrap_or_default();
     let mesh = shared.mesh.get().ok_or_else(|| Unreachable("the mesh is not up yet".into()))?;
-    let connection = mesh.reach.connection(provider, addrs).await?;
+    let connection = mesh.reach.connection(provider, addrs.clone()).await?;
+    match offer(&connection, import).await {
+        // It was dead without our knowing, as after the provider's restart, or lost against another that both ends
+        // dialled at once. Nothing of the client was sent: a new connection may take it.
+        Err(AttemptError::Broken) if connection.close_reason().is_some() => {
+            let connection = mesh.reach.connection(provider, addrs).await?;
+            offer(&connection, import).await
+        }
+        result => result,
+    }
+}
+
+async fn offer(connection: &Connection, import: &Import) -> Result<Way, AttemptError> {
     let streams = connection.open_bi().await.map_err(|_| AttemptError::Broken)?;
     let mut offer = Offer(Some(streams));
     let (send, recv) = offer.0.as_mut().expect("put there above");
@@ -246,7 +258,7 @@ async fn attempt(shared: &Shared, view: &View, import: &Import, provider: NodeKe
         Ok(()) if written.is_err() => Err(AttemptError::Broken),
         Ok(()) => {
             let (send, recv) = offer.0.take().expect("taken once");
-            Ok(Way::Mesh(Carrier { connection, send, recv }))
+            Ok(Way::Mesh(Carrier { connection: connection.clone(), send, recv }))
         }
     }
 }

@@ -239,6 +239,7 @@ pub(super) async fn run(
     mut stop: watch::Receiver<()>,
 ) {
     let mut sockets = sockets;
+    let mut warned = false;
     let bound = loop {
         if let Some(sockets) = sockets.take() {
             break sockets;
@@ -246,7 +247,9 @@ pub(super) async fn run(
         match Sockets::bind(imported.import.protocol, imported.import.local_port) {
             Ok(bound) => sockets = Some(bound),
             Err(error) => {
-                tracing::warn!(port = imported.import.local_port, service = %imported.import.target, %error, "cannot listen; will try again");
+                if !std::mem::replace(&mut warned, true) {
+                    tracing::warn!(port = imported.import.local_port, service = %imported.import.target, %error, "cannot listen; will try again");
+                }
                 imported.set_listening(Listening::Waiting(error.to_string()));
                 tokio::select! {
                     () = tokio::time::sleep(REBIND_AFTER) => {}
@@ -281,11 +284,15 @@ async fn accept_tcp(shared: &Arc<Shared>, imported: &Arc<Imported>, listener: st
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "cannot watch a listener"),
     };
+    let mut warned = false;
     loop {
         match listener.accept().await {
             Ok((tcp, _)) => drop(tokio::spawn(carry_tcp(Arc::clone(shared), Arc::clone(imported), tcp))),
             Err(error) => {
-                tracing::warn!(%error, "cannot accept");
+                // Twenty times a second would say no more.
+                if !std::mem::replace(&mut warned, true) {
+                    tracing::warn!(%error, "cannot accept");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::cluster::{Cluster, SOON, expect_reset, expect_reset_at};
+use super::view::ViewBuilder;
 use crate::control::handle::{Connect, Disconnect, ServiceRef};
 use crate::services::{Services, ServicesConfig};
 
@@ -296,6 +297,24 @@ async fn a_silent_provider_costs_seconds_and_not_the_connection() {
     for _ in 0..5 {
         assert_eq!(read_all(dial(addr).await).await.expect("an orderly end"), b"second");
     }
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_under_an_opening_stream_is_replaced() {
+    let cluster = Cluster::start(2);
+    let port = server(|tcp| say("here", tcp)).await;
+    let addr = cluster.serve_and_connect("api", Protocol::Tcp, port);
+    assert_eq!(read_all(dial(addr).await).await.expect("an orderly end"), b"here");
+    let caller = cluster.key(1);
+    let connection = cluster.0[0].mesh.connection(caller).await.expect("just used");
+    // The provider knows nothing of the caller for a moment, so the stream waits; meanwhile its connection goes.
+    let known = cluster.0[0].view.borrow().clone();
+    cluster.0[0].view.send_replace(ViewBuilder::new(known.me).node(known.me, None).build());
+    let waiting = tokio::spawn(async move { read_all(dial(addr).await).await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    connection.close(0u32.into(), b"gone");
+    cluster.0[0].view.send_replace(known);
+    assert_eq!(waiting.await.expect("no panic").expect("an orderly end"), b"here");
 }
 
 #[tokio::test]
