@@ -32,6 +32,8 @@ pub mod sim;
 #[cfg(feature = "core")]
 pub mod time;
 #[cfg(feature = "core")]
+pub mod topology;
+#[cfg(feature = "core")]
 pub mod trie;
 #[cfg(feature = "core")]
 pub mod views;

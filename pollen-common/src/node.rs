@@ -1,178 +1,234 @@
 //! A node as a state machine: inputs in, outputs out, no effects. Owns the sessions with neighbours, their liveness,
 //! and what this node authors. The same `Node` runs in the daemon and in the simulator.
 //! Invariant: equal inputs at equal times give equal outputs; a failed effect comes back as an input.
+//!
+//! The rooms: [`io`] is what goes in and out; `session` answers messages, `rolling` and `gossip` are the two things
+//! that sessions reconcile; `repairs` copies what deltas cannot settle; `local` is what this node says itself;
+//! `enroll` admits; `due` does whatever time or a change has made due.
 
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
-use crate::identity::NodeKey;
-use crate::roll::Rights;
-use crate::time::UnixMs;
-use crate::views::{Name, Protocol};
+use rand_chacha::ChaCha8Rng;
+use rand_core::SeedableRng;
 
-/// One connection with a peer, as the driver numbers it; never reused while the node runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LinkId(pub u64);
+use crate::identity::{NodeKey, SecretKey, Verify};
+use crate::maps::{Authoring, Document};
+use crate::roll::{Roll, Standing};
+use crate::time::{Instant, Now};
+use crate::views::View;
+use crate::wire::{Message, framed};
 
-/// A local request under way, as its asker numbers it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RequestId(pub u64);
+mod dial;
+mod due;
+mod enroll;
+mod gossip;
+mod io;
+pub mod join;
+mod link;
+mod local;
+mod persist;
+mod probe;
+mod records;
+mod repairs;
+mod rolling;
+mod session;
+mod why;
 
-/// A batch of writes under way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PersistId(pub u64);
+pub use enroll::{FoundError, found};
+pub use io::*;
+pub use records::RestoreError;
 
-/// What happens to a node.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// A connection is up: TLS has proved `peer`'s key, its ordered stream is open. `dialed` if this node dialled.
-    LinkUp { link: LinkId, peer: NodeKey, dialed: bool },
-    /// The next bytes of the link's ordered stream, cut anywhere.
-    LinkBytes { link: LinkId, bytes: Vec<u8> },
-    /// The transport has taken everything sent on the link's stream so far: room for more.
-    LinkWritable { link: LinkId },
-    /// An unreliable datagram.
-    LinkDatagram { link: LinkId, bytes: Vec<u8> },
-    /// The connection is gone, by whatever cause, after which nothing of the link follows.
-    LinkDown { link: LinkId, reason: String },
-    /// A dial that was asked for did not come up.
-    DialFailed { peer: NodeKey, reason: String },
-    /// A local request.
-    Command { id: RequestId, command: Command },
-    /// A batch is on disk.
-    Persisted { id: PersistId },
+use dial::Dials;
+use due::Due;
+use link::{Link, Phase, UNSENT_BYTES_MAX};
+use local::Local;
+use persist::Persists;
+use repairs::Repairs;
+
+/// What a node is made of.
+#[derive(Clone)]
+pub struct NodeConfig {
+    pub secret: SecretKey,
+    /// From a cryptographic source; every random choice of the node derives from it.
+    pub entropy: [u8; 32],
+    pub verify: Arc<dyn Verify + Send + Sync>,
+    /// Repair by trie. Off only in the test that shows that the simulation gate notices its absence.
+    pub repair: bool,
 }
 
-/// What a node wants done.
-#[derive(Clone, Debug)]
-pub enum Output {
-    /// Connect to `peer` at any of `addrs`; answered by `LinkUp` or `DialFailed`.
-    Dial { peer: NodeKey, addrs: Vec<SocketAddr> },
-    /// Append to the link's ordered stream; answered by `LinkWritable` when taken.
-    Send { link: LinkId, bytes: Vec<u8> },
-    /// Send one datagram, best effort.
-    SendDatagram { link: LinkId, bytes: Vec<u8> },
-    /// Flush what was sent, then close the connection, telling the peer `reason`. `LinkDown` still follows.
-    Close { link: LinkId, reason: String },
-    /// Write all of `writes` atomically and durably, then say `Persisted`. Batches are written in order.
-    Persist { id: PersistId, writes: Vec<Write> },
-    /// The answer to a local request.
-    Reply { id: RequestId, result: Result<Reply, Refusal> },
-    /// The view has changed: fetch it with `Node::view`.
-    ViewChanged,
-    /// For people: the timeline that `pln events` shows.
-    Event(Event),
+impl NodeConfig {
+    /// As every real node runs.
+    #[must_use]
+    pub fn new(secret: SecretKey, entropy: [u8; 32], verify: Arc<dyn Verify + Send + Sync>) -> Self {
+        Self { secret, entropy, verify, repair: true }
+    }
 }
 
-/// One record of the node's durable state: `value` put at `key`, or the key removed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Write {
-    pub key: Vec<u8>,
-    pub value: Option<Vec<u8>>,
+/// One node of a cluster.
+pub struct Node {
+    me: NodeKey,
+    secret: SecretKey,
+    verify: Arc<dyn Verify + Send + Sync>,
+    rng: ChaCha8Rng,
+    roll: Roll,
+    standing: Arc<Standing>,
+    document: Document,
+    authoring: Authoring,
+    local: Local,
+    view: Arc<View>,
+    links: BTreeMap<LinkId, Link>,
+    dials: Dials,
+    repairs: Repairs,
+    persists: Persists,
+    /// Where members can be reached as an invite said, until their own entries say it.
+    contacts: BTreeMap<NodeKey, Vec<SocketAddr>>,
+    due: Due,
+    refusals: BTreeMap<&'static str, u64>,
+    outputs: VecDeque<Output>,
 }
 
-/// A local request.
-#[derive(Clone, Debug)]
-pub enum Command {
-    /// What this node says of itself. Idempotent.
-    Announce {
-        name: Option<Name>,
-        addrs: Vec<SocketAddr>,
-    },
-    /// Publish a local port, under a name or without one. Idempotent.
-    Serve {
-        name: Option<Name>,
-        protocol: Protocol,
-        port: u16,
-        shared: bool,
-    },
-    /// Stop publishing a named service, or the unnamed one on a port.
-    Unserve {
-        name: Option<Name>,
-        protocol: Protocol,
-        port: u16,
-    },
-    /// Make an invite: answered by `Reply::Token`.
-    Invite {
-        terms: InviteTerms,
-    },
-    /// Statements signed elsewhere (by the root, in the CLI) to be merged into the roll.
-    Submit {
-        statements: Vec<Vec<u8>>,
-    },
-    /// Shared state: put or delete an entry of this node's state lane.
-    PutState {
-        key: Vec<u8>,
-        value: Vec<u8>,
-    },
-    DeleteState {
-        key: Vec<u8>,
-    },
-    /// Say goodbye to all neighbours: they know at once. Answered when it has been sent.
-    Leave,
-}
+impl Node {
+    /// From the node's durable records (all that its `Persist` outputs left behind).
+    pub fn restore(config: NodeConfig, records: Vec<(Vec<u8>, Vec<u8>)>, now: Now) -> Result<Self, RestoreError> {
+        let me = config.secret.public();
+        let restored = records::restore(&records, config.verify.as_ref())?;
+        let (roll, document) = (restored.roll, restored.lanes.document);
+        let standing = Arc::new(Standing::of(&roll));
+        let view = Arc::new(View::build(me, &roll, &standing, &document, now.unix));
+        let authoring = Authoring::boot(config.secret.clone(), &document, restored.lanes.reserved, now);
+        let mut node = Self {
+            me,
+            rng: ChaCha8Rng::from_seed(config.entropy),
+            secret: config.secret,
+            verify: config.verify,
+            roll,
+            standing,
+            document,
+            authoring,
+            local: Local::default(),
+            view,
+            links: BTreeMap::new(),
+            dials: Dials::default(),
+            repairs: Repairs::new(config.repair),
+            persists: Persists::default(),
+            contacts: restored.contacts,
+            due: Due::at_start(now.mono),
+            refusals: BTreeMap::new(),
+            outputs: VecDeque::new(),
+        };
+        node.persist_now(restored.lanes.cleanup);
+        node.roll_changed(now);
+        node.settle(now);
+        Ok(node)
+    }
 
-/// What an invite grants and to whom.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InviteTerms {
-    pub rights: Rights,
-    /// Only this key may redeem it.
-    pub subject: Option<NodeKey>,
-    /// No witness accepts it after this.
-    pub not_after: UnixMs,
-}
+    /// Takes one input in. Poll for outputs and for the next timeout afterwards.
+    pub fn handle(&mut self, input: Input, now: Now) {
+        match input {
+            Input::LinkUp { link, peer, dialed } => self.link_up(link, peer, dialed, now),
+            Input::LinkBytes { link, bytes } => self.link_bytes(link, &bytes, now),
+            Input::LinkWritable { link } => {
+                if let Some(link) = self.links.get_mut(&link) {
+                    link.unsent = 0;
+                }
+            }
+            Input::LinkDatagram { link, bytes } => self.link_datagram(link, &bytes, now),
+            Input::LinkDown { link, reason } => self.link_down(link, &reason, now),
+            Input::DialFailed { peer, .. } => self.dials.failed(peer, now.mono, &mut self.rng),
+            Input::Command { id, command } => self.command(id, command, now),
+            Input::Persisted { id } => self.persisted(id, now),
+        }
+        self.settle(now);
+    }
 
-/// What a request gave.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reply {
-    Done,
-    /// An invite token, as its binary form; people see it in base64url.
-    Token(Vec<u8>),
-}
+    /// What the node wants done next; `None` until the next input or timeout.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
 
-/// Why a request was refused; nothing was changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    pub kind: RefusalKind,
-    /// What failed and why, one sentence.
-    pub message: String,
-    /// What to do next.
-    pub hint: Option<String>,
-}
+    /// When to call [`Self::handle_timeout`] at the latest. Poll again after every input.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.due.next()
+    }
 
-/// The kind of a refusal; each is one exit code of the command line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum RefusalKind {
-    Failed,
-    Usage,
-    NotFound,
-    Denied,
-    Ambiguous,
-    Unreachable,
-}
+    /// Time has passed. May be called early or late, and as often as one likes.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.settle(now);
+    }
 
-/// Something people may want to know happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
-    pub kind: EventKind,
-    pub peer: Option<NodeKey>,
-    /// One sentence.
-    pub message: String,
-}
+    /// The cluster as this node sees it.
+    #[must_use]
+    pub fn view(&self) -> Arc<View> {
+        self.view.clone()
+    }
 
-/// The kind of an event: also the label of its metric.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum EventKind {
-    PeerUp,
-    PeerDown,
-    Joined,
-    Admitted,
-    Denied,
-    Published,
-    Withdrawn,
-    Conflict,
-    Twin,
-    Refused,
-    Rotated,
+    /// This node's own key.
+    #[must_use]
+    pub const fn me(&self) -> NodeKey {
+        self.me
+    }
+
+    /// How often peers' words were refused, by reason: metric labels.
+    #[must_use]
+    pub const fn refusals(&self) -> &BTreeMap<&'static str, u64> {
+        &self.refusals
+    }
+
+    /// The replicated state, for comparison and for inspection.
+    #[must_use]
+    pub const fn document(&self) -> &Document {
+        &self.document
+    }
+
+    /// The roll and what follows from it.
+    #[must_use]
+    pub const fn roll(&self) -> &Roll {
+        &self.roll
+    }
+
+    /// Who stands, by the roll alone.
+    #[must_use]
+    pub fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    fn send(&mut self, id: LinkId, message: &Message) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if link.phase == Phase::Closing {
+            return;
+        }
+        let bytes = framed(message);
+        link.unsent += bytes.len();
+        let unsent = link.unsent;
+        self.outputs.push_back(Output::Send { link: id, bytes });
+        if unsent > UNSENT_BYTES_MAX {
+            self.close(id, "the peer does not read what it is sent");
+        }
+    }
+
+    fn close(&mut self, id: LinkId, reason: impl Into<String>) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if link.phase != Phase::Closing {
+            link.phase = Phase::Closing;
+            self.outputs.push_back(Output::Close { link: id, reason: reason.into() });
+            self.due.links = true;
+        }
+    }
+
+    fn refuse(&mut self, reason: &'static str) {
+        *self.refusals.entry(reason).or_default() += 1;
+    }
+
+    fn event(&mut self, kind: EventKind, peer: Option<NodeKey>, message: String) {
+        self.outputs.push_back(Output::Event(Event { kind, peer, message }));
+    }
+
+    fn open_links(&self) -> impl Iterator<Item = (LinkId, &Link)> {
+        self.links.iter().filter(|(_, link)| link.is_open()).map(|(id, link)| (*id, link))
+    }
 }

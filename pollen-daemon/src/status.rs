@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::api::{Connection, ProtocolName, TierName};
 use crate::control::handle::{About, Listener, Numbers, PeerNumbers};
-use crate::datapath::Standing;
 
 pub mod health;
 pub mod inspect;
@@ -34,7 +33,6 @@ pub struct Reading<'a> {
     pub view: &'a View,
     pub numbers: &'a Numbers,
     pub listeners: &'a [Listener],
-    pub datapath: &'a Standing,
     pub now: UnixMs,
 }
 
@@ -50,7 +48,6 @@ pub struct Status {
     /// Local listeners of `pln connect`.
     pub connections: Vec<Connection>,
     pub document: Document,
-    pub datapath: Datapath,
 }
 
 /// This node.
@@ -188,20 +185,11 @@ pub struct RefusedRow {
     pub reason: String,
 }
 
-/// How packets are moved.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Datapath {
-    /// The rung of the ladder in use: `sockets`.
-    pub rung: String,
-    /// Why it is not a higher one.
-    pub why_not_higher: String,
-}
-
 impl Status {
     /// What `reading` says.
     #[must_use]
     pub fn of(reading: Reading<'_>) -> Self {
-        let Reading { view, listeners, datapath, .. } = reading;
+        let Reading { view, listeners, .. } = reading;
         Self {
             health: Health::of(reading),
             me: me(reading),
@@ -209,7 +197,6 @@ impl Status {
             services: services(view, listeners),
             connections: listeners.iter().map(Connection::from).collect(),
             document: document(view),
-            datapath: Datapath { rung: datapath.rung.label().into(), why_not_higher: datapath.why_not_higher.clone() },
         }
     }
 }

@@ -3,10 +3,8 @@
 mod admission;
 mod corpora;
 mod death;
-mod garbage;
 mod lab;
 mod partition;
 mod restart;
 mod services;
-mod stranger;
 mod tidy;

@@ -9,7 +9,6 @@ struct Sample {
     view: View,
     numbers: Numbers,
     listeners: Vec<Listener>,
-    datapath: Standing,
 }
 
 impl Sample {
@@ -19,13 +18,12 @@ impl Sample {
             view: sample::view(),
             numbers: sample::numbers(),
             listeners: sample::listeners(),
-            datapath: sample::datapath(),
         }
     }
 
     fn reading(&self) -> Reading<'_> {
-        let Self { about, view, numbers, listeners, datapath } = self;
-        Reading { about, view, numbers, listeners, datapath, now: sample::NOW }
+        let Self { about, view, numbers, listeners } = self;
+        Reading { about, view, numbers, listeners, now: sample::NOW }
     }
 }
 

@@ -1,0 +1,156 @@
+//! What is due: the flags that inputs raise and the moments that timers wait for, and the one place that acts on
+//! them. Owns no state of its own beyond the schedule.
+
+use alloc::collections::BTreeSet;
+use alloc::sync::Arc;
+use core::time::Duration;
+
+use rand_core::RngCore;
+
+use super::{EventKind, Node, Output, Phase};
+use crate::identity::NodeKey;
+use crate::time::{Instant, Now, UnixMs};
+use crate::topology::neighbours;
+use crate::views::{Liveness, View};
+use crate::wire::Message;
+
+/// One neighbour is compared with so often, whatever was pushed.
+const ANTI_ENTROPY: Duration = Duration::from_secs(10);
+
+/// What inputs have made due, and when to look again.
+#[derive(Clone, Debug)]
+pub(super) struct Due {
+    /// Meaning may have changed.
+    pub(super) view: bool,
+    /// Which links there are, or should be, may have changed.
+    pub(super) links: bool,
+    /// The next moment at which a member's rights end.
+    pub(super) expiry: Option<UnixMs>,
+    anti_entropy: Instant,
+    next: Option<Instant>,
+}
+
+impl Due {
+    pub(super) fn at_start(now: Instant) -> Self {
+        Self { view: true, links: true, expiry: None, anti_entropy: now + ANTI_ENTROPY, next: None }
+    }
+
+    /// Something is to be done at `at`, or before.
+    pub(super) fn by(&mut self, at: Instant) {
+        self.next = Some(self.next.map_or(at, |next| next.min(at)));
+    }
+
+    pub(super) const fn next(&self) -> Option<Instant> {
+        self.next
+    }
+}
+
+impl Node {
+    /// Does whatever is due now. Each step may raise what a later one does.
+    pub(super) fn settle(&mut self, now: Now) {
+        self.due.next = None;
+        if self.due.expiry.is_some_and(|at| at <= now.unix) {
+            self.standing_changed(now);
+        }
+        if let Some(at) = self.due.expiry {
+            // Wall time may be set meanwhile: look at least once a minute.
+            let wait = Duration::from_millis(at.0.saturating_sub(now.unix.0)).min(Duration::from_secs(60));
+            self.due.by(now.mono + wait);
+        }
+        self.probe_links(now);
+        self.time_out_sessions(now);
+        self.time_out_repairs(now);
+        self.author(now);
+        if core::mem::take(&mut self.due.view) {
+            self.rebuild_view(now);
+        }
+        if core::mem::take(&mut self.due.links) {
+            self.claim_links(now);
+            self.author(now);
+            self.want_links(now);
+        }
+        self.dial_due(now);
+        self.compare_with_one(now);
+        self.flush(now);
+    }
+
+    fn rebuild_view(&mut self, now: Now) {
+        let view = Arc::new(View::build(self.me, &self.roll, &self.standing, &self.document, now.unix));
+        let before = core::mem::replace(&mut self.view, view.clone());
+        self.events_between(&before, &view);
+        self.due.links = true;
+        self.outputs.push_back(Output::ViewChanged);
+    }
+
+    fn events_between(&mut self, before: &View, after: &View) {
+        for (key, info) in &after.nodes {
+            let was = before.nodes.get(key).map(|info| info.liveness.is_online());
+            let is = info.liveness.is_online();
+            let who = info.name.as_ref().map_or_else(|| key.short(), alloc::string::ToString::to_string);
+            if was.is_none() {
+                self.event(EventKind::Admitted, Some(*key), alloc::format!("{who} is a member"));
+            }
+            if was != Some(is) && info.liveness != Liveness::Me && (is || was.is_some()) {
+                let (kind, word) = if is { (EventKind::PeerUp, "online") } else { (EventKind::PeerDown, "offline") };
+                self.event(kind, Some(*key), alloc::format!("{who} is {word}"));
+            }
+        }
+        for (name, service) in &after.services {
+            if !before.services.contains_key(name) {
+                self.event(EventKind::Published, Some(service.owner), alloc::format!("service {name} is published"));
+            }
+            if before.services.get(name).is_some_and(|old| old.conflicts.len() < service.conflicts.len()) {
+                self.event(
+                    EventKind::Conflict,
+                    Some(service.owner),
+                    alloc::format!("the name {name} has another claim"),
+                );
+            }
+        }
+        for (name, service) in before.services.iter().filter(|(name, _)| !after.services.contains_key(*name)) {
+            self.event(EventKind::Withdrawn, Some(service.owner), alloc::format!("service {name} is gone"));
+        }
+    }
+
+    /// Keeps the set of peers to dial: the chosen neighbours to whom there is no link.
+    fn want_links(&mut self, now: Now) {
+        let linked: BTreeSet<NodeKey> =
+            self.links.values().filter(|link| link.phase != Phase::Closing).map(|link| link.peer).collect();
+        let standing: alloc::vec::Vec<_> = self.view.nodes.keys().copied().collect();
+        let (none, wanted) = (BTreeSet::new(), neighbours(&self.me, &standing).difference(&linked).copied().collect());
+        self.dials.want(&self.me, if self.local.leaving { &none } else { &wanted }, now.mono);
+    }
+
+    fn dial_due(&mut self, now: Now) {
+        for peer in self.dials.poll(now.mono) {
+            let known = self.view.nodes.get(&peer).map(|info| info.addrs.clone()).unwrap_or_default();
+            let told = self.contacts.get(&peer).cloned().unwrap_or_default();
+            let addrs = if known.is_empty() { told } else { known };
+            if addrs.is_empty() {
+                self.dials.failed(peer, now.mono, &mut self.rng);
+            } else {
+                self.outputs.push_back(Output::Dial { peer, addrs });
+            }
+        }
+        if let Some(at) = self.dials.next() {
+            self.due.by(at);
+        }
+    }
+
+    /// Anti-entropy: one neighbour at a time is told our roots and asked for its own.
+    fn compare_with_one(&mut self, now: Now) {
+        if self.due.anti_entropy <= now.mono {
+            let open: alloc::vec::Vec<_> = self.open_links().map(|(id, _)| id).collect();
+            if let Some(id) = usize::try_from(self.rng.next_u32()).ok().and_then(|n| open.get(n % open.len().max(1))) {
+                self.send_roots(*id, true);
+            }
+            self.due.anti_entropy = now.mono + ANTI_ENTROPY - ANTI_ENTROPY * (self.rng.next_u32() % 256) / 1024;
+        }
+        self.due.by(self.due.anti_entropy);
+    }
+
+    pub(super) fn send_roots(&mut self, id: super::LinkId, answer: bool) {
+        let roots = Message::Roots { roll: self.roll.trie().root(), lanes: self.lane_roots(), answer };
+        self.send(id, &roots);
+    }
+}

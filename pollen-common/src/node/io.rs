@@ -1,0 +1,178 @@
+//! A node as a state machine: inputs in, outputs out, no effects. Owns the sessions with neighbours, their liveness,
+//! and what this node authors. The same `Node` runs in the daemon and in the simulator.
+//! Invariant: equal inputs at equal times give equal outputs; a failed effect comes back as an input.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+
+use crate::identity::NodeKey;
+use crate::roll::Rights;
+use crate::time::UnixMs;
+use crate::views::{Name, Protocol};
+
+/// One connection with a peer, as the driver numbers it; never reused while the node runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LinkId(pub u64);
+
+/// A local request under way, as its asker numbers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// A batch of writes under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PersistId(pub u64);
+
+/// What happens to a node.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A connection is up: TLS has proved `peer`'s key, its ordered stream is open. `dialed` if this node dialled.
+    LinkUp { link: LinkId, peer: NodeKey, dialed: bool },
+    /// The next bytes of the link's ordered stream, cut anywhere.
+    LinkBytes { link: LinkId, bytes: Vec<u8> },
+    /// The transport has taken everything sent on the link's stream so far: room for more.
+    LinkWritable { link: LinkId },
+    /// An unreliable datagram.
+    LinkDatagram { link: LinkId, bytes: Vec<u8> },
+    /// The connection is gone, by whatever cause, after which nothing of the link follows.
+    LinkDown { link: LinkId, reason: String },
+    /// A dial that was asked for did not come up.
+    DialFailed { peer: NodeKey, reason: String },
+    /// A local request.
+    Command { id: RequestId, command: Command },
+    /// A batch is on disk.
+    Persisted { id: PersistId },
+}
+
+/// What a node wants done.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Connect to `peer` at any of `addrs`; answered by `LinkUp` or `DialFailed`.
+    Dial { peer: NodeKey, addrs: Vec<SocketAddr> },
+    /// Append to the link's ordered stream; answered by `LinkWritable` when taken.
+    Send { link: LinkId, bytes: Vec<u8> },
+    /// Send one datagram, best effort.
+    SendDatagram { link: LinkId, bytes: Vec<u8> },
+    /// Flush what was sent, then close the connection, telling the peer `reason`. `LinkDown` still follows.
+    Close { link: LinkId, reason: String },
+    /// Write all of `writes` atomically and durably, then say `Persisted`. Batches are written in order.
+    Persist { id: PersistId, writes: Vec<Write> },
+    /// The answer to a local request.
+    Reply { id: RequestId, result: Result<Reply, Refusal> },
+    /// The view has changed: fetch it with `Node::view`.
+    ViewChanged,
+    /// For people: the timeline that `pln events` shows.
+    Event(Event),
+}
+
+/// One record of the node's durable state: `value` put at `key`, or the key removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    pub key: Vec<u8>,
+    pub value: Option<Vec<u8>>,
+}
+
+/// A local request.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// What this node says of itself. Idempotent.
+    Announce {
+        name: Option<Name>,
+        addrs: Vec<SocketAddr>,
+    },
+    /// Publish a local port, under a name or without one. Idempotent.
+    Serve {
+        name: Option<Name>,
+        protocol: Protocol,
+        port: u16,
+        shared: bool,
+    },
+    /// Stop publishing a named service, or the unnamed one on a port.
+    Unserve {
+        name: Option<Name>,
+        protocol: Protocol,
+        port: u16,
+    },
+    /// Make an invite: answered by `Reply::Token`.
+    Invite {
+        terms: InviteTerms,
+    },
+    /// Statements signed elsewhere (by the root, in the CLI) to be merged into the roll.
+    Submit {
+        statements: Vec<Vec<u8>>,
+    },
+    /// Shared state: put or delete an entry of this node's state lane.
+    PutState {
+        key: Vec<u8>,
+        value: Vec<u8>,
+    },
+    DeleteState {
+        key: Vec<u8>,
+    },
+    /// Say goodbye to all neighbours: they know at once. Answered when it has been sent.
+    Leave,
+}
+
+/// What an invite grants and to whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InviteTerms {
+    pub rights: Rights,
+    /// Only this key may redeem it.
+    pub subject: Option<NodeKey>,
+    /// No witness accepts it after this.
+    pub not_after: UnixMs,
+}
+
+/// What a request gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    Done,
+    /// An invite token, as its binary form; people see it in base64url.
+    Token(Vec<u8>),
+}
+
+/// Why a request was refused; nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub kind: RefusalKind,
+    /// What failed and why, one sentence.
+    pub message: String,
+    /// What to do next.
+    pub hint: Option<String>,
+}
+
+/// The kind of a refusal; each is one exit code of the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RefusalKind {
+    Failed,
+    Usage,
+    NotFound,
+    Denied,
+    Ambiguous,
+    Unreachable,
+}
+
+/// Something people may want to know happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    pub kind: EventKind,
+    pub peer: Option<NodeKey>,
+    /// One sentence.
+    pub message: String,
+}
+
+/// The kind of an event: also the label of its metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EventKind {
+    PeerUp,
+    PeerDown,
+    Joined,
+    Admitted,
+    Denied,
+    Published,
+    Withdrawn,
+    Conflict,
+    Twin,
+    Refused,
+    Rotated,
+}

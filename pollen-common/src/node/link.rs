@@ -1,0 +1,191 @@
+//! What a node remembers of one link: how far its session has come, what the peer is known to hold, and what must
+//! still be told. Owns no decision about content.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use crate::identity::{Digest, NodeKey};
+use crate::maps::Lane;
+use crate::node::probe::Probe;
+use crate::roll::Statement;
+use crate::time::Instant;
+use crate::trie::{Found, Prefix, Summary, Trie, Walk};
+use crate::wire::Frames;
+
+/// Questions under way at once in one comparison: enough to fill a round trip, few enough that the answers (at most
+/// 2 KiB each) stay small.
+const ASKS_MAX: usize = 16;
+
+/// Bytes given to the transport that it has not taken yet. Beyond it the peer does not read, and the link is closed.
+pub(super) const UNSENT_BYTES_MAX: usize = 4 << 20;
+
+/// Deltas are only built while less than this waits: what is built late is newest.
+pub(super) const UNSENT_BYTES_CALM: usize = 64 << 10;
+
+/// Statements kept back until those that support them arrive.
+const STAGED_MAX: usize = 4096;
+
+/// How far a session has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Nothing heard yet.
+    Greeting,
+    /// Reconciling the roll, before anything else is said.
+    Rolling { ours: bool, theirs: bool },
+    /// Everything flows.
+    Open,
+    /// An unadmitted peer that redeems an invite.
+    Joining,
+    /// We asked for it to be closed.
+    Closing,
+}
+
+/// One comparison of a trie with the peer's, under way.
+#[derive(Clone, Debug)]
+pub(super) struct Pull {
+    theirs: Digest,
+    walk: Walk,
+    asked: usize,
+    /// Requests for items whose answers have not come; only the roll counts them.
+    pub(super) wants: usize,
+}
+
+impl Pull {
+    pub(super) fn new(theirs: Digest) -> Self {
+        Self { theirs, walk: Walk::new(theirs, false), asked: 0, wants: 0 }
+    }
+
+    /// The root that the peer named.
+    pub(super) const fn theirs(&self) -> Digest {
+        self.theirs
+    }
+
+    /// Places to ask for now.
+    pub(super) fn asks(&mut self) -> Vec<Prefix> {
+        let room = ASKS_MAX.saturating_sub(self.asked);
+        let asks: Vec<_> = core::iter::from_fn(|| self.walk.poll_ask()).take(room).collect();
+        self.asked += asks.len();
+        asks
+    }
+
+    pub(super) fn answer<V: Clone>(&mut self, ours: &Trie<V>, prefix: Prefix, summary: &Summary) -> Option<Found> {
+        let found = self.walk.answer(ours, prefix, summary)?;
+        self.asked = self.asked.saturating_sub(1);
+        Some(found)
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.walk.is_done() && self.wants == 0
+    }
+}
+
+/// An author's lane: what deltas are about.
+pub(super) type Book = (Lane, NodeKey);
+
+#[derive(Clone, Debug)]
+pub(super) struct Link {
+    pub(super) peer: NodeKey,
+    pub(super) dialed: bool,
+    pub(super) phase: Phase,
+    pub(super) frames: Frames,
+    pub(super) probe: Probe,
+    /// The last time the session came further, before it is open.
+    pub(super) progress: Instant,
+    pub(super) unsent: usize,
+    pub(super) roll_pull: Option<Pull>,
+    staged: Vec<Arc<Statement>>,
+    pub(super) lane_pulls: [Option<Pull>; 3],
+    /// Lanes were compared once since the link opened.
+    pub(super) compared: bool,
+    /// When to compare again, after what is on its way has arrived.
+    pub(super) compare_at: Option<Instant>,
+    /// The sequence of each book that the peer is known to hold, or was sent.
+    pub(super) known: BTreeMap<Book, u64>,
+    /// Books in which the peer may be behind.
+    pub(super) dirty: BTreeSet<Book>,
+    /// When a book may be sent again.
+    paced: BTreeMap<Book, Instant>,
+}
+
+impl Link {
+    pub(super) fn new(me: &NodeKey, peer: NodeKey, dialed: bool, now: Instant) -> Self {
+        Self {
+            peer,
+            dialed,
+            phase: Phase::Greeting,
+            frames: Frames::default(),
+            probe: Probe::new(*me < peer, now),
+            progress: now,
+            unsent: 0,
+            roll_pull: None,
+            staged: Vec::new(),
+            lane_pulls: [None, None, None],
+            compared: false,
+            compare_at: None,
+            known: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            paced: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    /// Puts statements with those kept back and takes all out, to be merged together.
+    pub(super) fn with_staged(&mut self, statements: Vec<Arc<Statement>>) -> Vec<Arc<Statement>> {
+        let mut all = core::mem::take(&mut self.staged);
+        all.extend(statements);
+        all
+    }
+
+    /// Keeps back statements that nothing supports yet, as far as there is room: a hostile peer's are endless.
+    pub(super) fn stage(&mut self, statements: Vec<Arc<Statement>>) {
+        self.staged.extend(statements);
+        self.staged.truncate(STAGED_MAX);
+    }
+
+    /// Forgets what was kept back: the comparison it belonged to is over.
+    pub(super) fn unstage(&mut self) {
+        self.staged = Vec::new();
+    }
+
+    /// The peer may lack the newest of `book`.
+    pub(super) fn mark(&mut self, book: Book) {
+        if self.is_open() {
+            self.dirty.insert(book);
+        }
+    }
+
+    /// The dirty books that may be sent now, at most `limit`.
+    pub(super) fn sendable(&self, now: Instant, limit: usize) -> Vec<Book> {
+        self.dirty.iter().filter(|book| self.paced.get(book).is_none_or(|at| *at <= now)).take(limit).copied().collect()
+    }
+
+    /// `book` was sent up to `seq`.
+    pub(super) fn sent(&mut self, book: Book, seq: u64, now: Instant) {
+        self.dirty.remove(&book);
+        self.known.insert(book, seq);
+        self.paced.retain(|_, at| *at > now);
+        self.paced.insert(book, now + pace(book.0));
+    }
+
+    /// When the next dirty book may be sent; `None` when there is none or the stream is full.
+    pub(super) fn next_send(&self, now: Instant) -> Option<Instant> {
+        if self.unsent >= UNSENT_BYTES_CALM {
+            return None;
+        }
+        self.dirty.iter().map(|book| self.paced.get(book).copied().unwrap_or(now)).min()
+    }
+}
+
+/// The least time between two deltas of one book on one link: a busy author's changes travel together.
+fn pace(lane: Lane) -> Duration {
+    match lane {
+        Lane::Live => Duration::from_millis(1000),
+        Lane::Facts => Duration::from_millis(500),
+        Lane::State => Duration::from_millis(50),
+    }
+}

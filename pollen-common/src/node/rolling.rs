@@ -1,0 +1,205 @@
+//! Reconciling the roll: by trie before anything else is said on a link, by pushing what is new afterwards.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use super::gossip::allowance;
+use super::link::{Phase, Pull};
+use super::{LinkId, Node};
+use crate::identity::Digest;
+use crate::maps::{Held, records};
+use crate::roll::{RollRefusal, Standing, Statement};
+use crate::time::Now;
+use crate::trie::{Prefix, Summary};
+use crate::wire::{FRAME_BYTES_MAX, Message};
+
+/// A session that is not open and comes no further for so long is closed.
+pub(super) const PROGRESS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Statements of one message together, leaving room for its framing.
+const BATCH_BYTES_MAX: usize = FRAME_BYTES_MAX - 4096;
+
+impl Node {
+    pub(super) fn begin_rolling(&mut self, id: LinkId, theirs: Digest, bundle: Vec<Vec<u8>>, now: Now) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        link.phase = Phase::Rolling { ours: false, theirs: false };
+        link.roll_pull = Some(Pull::new(theirs));
+        self.merge_from(id, &bundle, now);
+        self.drive_roll(id, now);
+    }
+
+    /// Compares the roll with an open neighbour's once more.
+    pub(super) fn pull_roll(&mut self, id: LinkId, theirs: Digest, now: Now) {
+        let Some(link) = self.links.get_mut(&id).filter(|link| link.roll_pull.is_none()) else { return };
+        link.roll_pull = Some(Pull::new(theirs));
+        self.drive_roll(id, now);
+    }
+
+    fn drive_roll(&mut self, id: LinkId, now: Now) {
+        let ours = self.roll.trie().root();
+        let Some(link) = self.links.get_mut(&id) else { return };
+        link.progress = now.mono;
+        let Some(pull) = &mut link.roll_pull else { return };
+        let asks = pull.asks();
+        if pull.theirs() == ours || pull.is_done() {
+            link.roll_pull = None;
+            link.unstage();
+            if let Phase::Rolling { ours, .. } = &mut link.phase {
+                *ours = true;
+                self.send(id, &Message::RollDone);
+                self.open_when_done(id, now);
+            }
+            return;
+        }
+        for prefix in asks {
+            self.send(id, &Message::RollAsk { prefix });
+        }
+    }
+
+    pub(super) fn roll_answer(&mut self, id: LinkId, prefix: Prefix, summary: &Summary, now: Now) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let found = link.roll_pull.as_mut().and_then(|pull| pull.answer(self.roll.trie(), prefix, summary));
+        let Some(found) = found else { return self.refuse("unasked_answer") };
+        if !found.theirs.is_empty() {
+            if let Some(pull) = &mut link.roll_pull {
+                pull.wants += 1;
+            }
+            let slots = found.theirs.iter().map(|(slot, _)| *slot).collect();
+            self.send(id, &Message::RollWant { slots });
+        }
+        self.drive_roll(id, now);
+    }
+
+    pub(super) fn roll_wanted(&mut self, id: LinkId, slots: &[Digest]) {
+        let wanted: Vec<_> = slots.iter().filter_map(|slot| self.roll.trie().get(slot).cloned()).collect();
+        self.send_statements(id, &wanted, true);
+    }
+
+    /// Sends statements in as many messages as they need; the last one answers the request, if it is `asked` for.
+    fn send_statements(&mut self, id: LinkId, statements: &[Arc<Statement>], asked: bool) {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        for statement in statements {
+            if bytes + statement.bytes().len() > BATCH_BYTES_MAX {
+                self.send(id, &Message::Roll { statements: core::mem::take(&mut batch), asked: false });
+                bytes = 0;
+            }
+            bytes += statement.bytes().len() + 8;
+            batch.push(statement.bytes().to_vec());
+        }
+        self.send(id, &Message::Roll { statements: batch, asked });
+    }
+
+    pub(super) fn roll_statements(&mut self, id: LinkId, statements: &[Vec<u8>], asked: bool, now: Now) {
+        if let Some(pull) = self.links.get_mut(&id).filter(|_| asked).and_then(|link| link.roll_pull.as_mut()) {
+            pull.wants = pull.wants.saturating_sub(1);
+        }
+        self.merge_from(id, statements, now);
+        self.drive_roll(id, now);
+    }
+
+    fn merge_from(&mut self, id: LinkId, statements: &[Vec<u8>], now: Now) {
+        let decoded = statements.iter().filter_map(|bytes| Statement::decode(bytes).ok());
+        let decoded: Vec<_> = decoded.map(Arc::new).collect();
+        if decoded.len() < statements.len() {
+            self.refuse("malformed_statement");
+        }
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let comparing = link.roll_pull.is_some();
+        let batch = link.with_staged(decoded);
+        let unsupported = self.merge(batch, Some(id), now);
+        if let Some(link) = self.links.get_mut(&id).filter(|_| comparing) {
+            link.stage(unsupported);
+        }
+    }
+
+    /// Merges statements, keeps what is new on disk, tells the neighbours (but `from`). Gives back those that nothing
+    /// supports yet.
+    pub(super) fn merge(&mut self, batch: Vec<Arc<Statement>>, from: Option<LinkId>, now: Now) -> Vec<Arc<Statement>> {
+        let merged = self.roll.merge(batch.iter().cloned(), self.verify.as_ref());
+        let mut unsupported = Vec::new();
+        for (digest, refusal) in &merged.refused {
+            match refusal {
+                RollRefusal::Unsupported => unsupported.extend(batch.iter().find(|s| s.digest() == *digest).cloned()),
+                RollRefusal::Superseded => {}
+                RollRefusal::OtherCluster => self.refuse("statement_of_other_cluster"),
+                RollRefusal::Signature => self.refuse("statement_signature"),
+                RollRefusal::OverPool => self.refuse("statement_over_pool"),
+            }
+        }
+        if merged.changed() {
+            self.persist_roll(&merged.added, &merged.removed);
+            let others: Vec<_> = self.open_links().map(|(id, _)| id).filter(|id| Some(*id) != from).collect();
+            for id in others.into_iter().filter(|_| !merged.added.is_empty()) {
+                self.send_statements(id, &merged.added, false);
+            }
+            self.roll_changed(now);
+        }
+        unsupported
+    }
+
+    /// Everything that follows from the roll is computed anew: standing, links, the document, the view.
+    pub(super) fn roll_changed(&mut self, now: Now) {
+        self.standing = Arc::new(Standing::of(&self.roll));
+        self.standing_changed(now);
+        self.keep_roll(now);
+    }
+
+    /// Who stands may have changed, by the roll or by the clock.
+    pub(super) fn standing_changed(&mut self, now: Now) {
+        let standing = self.standing.clone();
+        let fallen: Vec<_> = (self.open_links())
+            .filter_map(|(id, link)| Some((id, standing.stands(&link.peer, now.unix).err()?)))
+            .collect();
+        for (id, reason) in fallen {
+            self.refuse("not_standing");
+            self.close(id, alloc::format!("{reason}"));
+        }
+        let settled = self.document.settle(allowance(&standing, now.unix), now.mono);
+        // Own lanes stay on disk: only authoring writes them, and it counts on what it wrote.
+        let others = |held: &&Arc<Held>| held.head().head().author != self.me;
+        let gone = settled.left.iter().filter(others).flat_map(|held| records::remove(held));
+        let back = settled.back.iter().filter(others).flat_map(|held| records::advance(None, held));
+        self.persist_now(gone.chain(back).collect());
+        self.due.expiry = standing.next_expiry(now.unix);
+        self.due.view = true;
+        self.due.links = true;
+    }
+
+    pub(super) fn roll_done_by_peer(&mut self, id: LinkId, now: Now) {
+        if let Some(link) = self.links.get_mut(&id) {
+            if let Phase::Rolling { theirs, .. } = &mut link.phase {
+                *theirs = true;
+            }
+            self.open_when_done(id, now);
+        }
+    }
+
+    fn open_when_done(&mut self, id: LinkId, now: Now) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if link.phase != (Phase::Rolling { ours: true, theirs: true }) {
+            return;
+        }
+        match self.standing.stands(&link.peer, now.unix) {
+            Ok(_) => {
+                link.phase = Phase::Open;
+                self.opened(id);
+            }
+            Err(reason) => {
+                self.refuse("not_standing");
+                self.close(id, alloc::format!("{reason}"));
+            }
+        }
+    }
+
+    /// Closes links whose sessions come no further.
+    pub(super) fn time_out_sessions(&mut self, now: Now) {
+        let waiting = |phase: &Phase| !matches!(phase, Phase::Open | Phase::Closing);
+        let mut late = Vec::new();
+        for (id, link) in self.links.iter().filter(|(_, link)| waiting(&link.phase)) {
+            let end = link.progress + PROGRESS_TIMEOUT;
+            if end <= now.mono { late.push(*id) } else { self.due.by(end) }
+        }
+        late.into_iter().for_each(|id| self.close(id, "the session made no progress for 10 s"));
+    }
+}

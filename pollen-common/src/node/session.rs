@@ -1,0 +1,192 @@
+//! One link's session: greeting, roll, then everything else; and the dispatch of its messages.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::link::{Link, Phase};
+use super::probe::Action;
+use super::{EventKind, LinkId, Node};
+use crate::identity::{ClusterId, NodeKey};
+use crate::maps::Lane;
+use crate::time::Now;
+use crate::wire::{Message, MessageError, Versions};
+
+/// The probe datagrams: a tag, then a number.
+const PING: u8 = 1;
+const PONG: u8 = 2;
+
+impl Node {
+    pub(super) fn link_up(&mut self, id: LinkId, peer: NodeKey, dialed: bool, now: Now) {
+        self.dials.connected(&peer);
+        self.links.insert(id, Link::new(&self.me, peer, dialed, now.mono));
+        // The dialler speaks first: an unadmitted peer redeems instead of greeting, and only it knows which.
+        if self.local.leaving {
+            self.close(id, "this node leaves");
+        } else if dialed {
+            self.greet(id);
+        }
+        self.due.links = true;
+    }
+
+    fn greet(&mut self, id: LinkId) {
+        let bundle = self.standing.bundle(&self.me).iter().map(|s| s.bytes().to_vec()).collect();
+        let hello = Message::Hello {
+            versions: Versions::OURS,
+            cluster: self.roll.cluster(),
+            roll: self.roll.trie().root(),
+            lanes: self.lane_roots(),
+            bundle,
+        };
+        self.send(id, &hello);
+    }
+
+    pub(super) fn link_bytes(&mut self, id: LinkId, bytes: &[u8], now: Now) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        link.probe.heard(now.mono);
+        link.frames.push(bytes);
+        while let Some(link) = self.links.get_mut(&id).filter(|link| link.phase != Phase::Closing) {
+            match link.frames.poll().map(|body| body.map(|body| Message::decode(&body))) {
+                Ok(None) => return,
+                Ok(Some(Ok(message))) => self.message(id, message, now),
+                Ok(Some(Err(MessageError::Unknown))) => self.refuse("unknown_message"),
+                Ok(Some(Err(MessageError::Malformed))) => {
+                    self.refuse("malformed_message");
+                    self.close(id, "the peer sent a malformed message");
+                }
+                Err(error) => {
+                    self.refuse("malformed_frame");
+                    self.close(id, format!("the peer sent {error}"));
+                }
+            }
+        }
+    }
+
+    pub(super) fn link_datagram(&mut self, id: LinkId, bytes: &[u8], now: Now) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let Some((tag, number)) = bytes.split_first().and_then(|(tag, rest)| Some((*tag, rest.try_into().ok()?)))
+        else {
+            return self.refuse("malformed_probe");
+        };
+        match tag {
+            PING => {
+                link.probe.heard(now.mono);
+                self.outputs.push_back(super::Output::SendDatagram { link: id, bytes: probe(PONG, number) });
+            }
+            PONG => link.probe.pong(u32::from_be_bytes(number), now.mono),
+            _ => self.refuse("unknown_probe"),
+        }
+    }
+
+    /// Sends the probes that are due, and gives up links whose peers are dead.
+    pub(super) fn probe_links(&mut self, now: Now) {
+        let mut dead = Vec::new();
+        for (id, link) in self.links.iter_mut().filter(|(_, link)| link.phase != Phase::Closing) {
+            loop {
+                match link.probe.poll(now.mono) {
+                    Action::Ping(number) => {
+                        let bytes = probe(PING, number.to_be_bytes());
+                        self.outputs.push_back(super::Output::SendDatagram { link: *id, bytes });
+                    }
+                    Action::Dead => {
+                        dead.push(*id);
+                        break;
+                    }
+                    Action::Wait(until) => {
+                        self.due.by(until);
+                        break;
+                    }
+                }
+            }
+        }
+        dead.into_iter().for_each(|id| self.close(id, "the peer does not answer probes"));
+    }
+
+    pub(super) fn link_down(&mut self, id: LinkId, reason: &str, now: Now) {
+        let Some(link) = self.links.remove(&id) else { return };
+        let lost = !self.links.values().any(|other| other.peer == link.peer && other.phase != Phase::Closing);
+        if lost && link.peer != self.me && !self.local.leaving {
+            self.dials.failed(link.peer, now.mono, &mut self.rng);
+            if link.phase != Phase::Joining {
+                self.event(EventKind::PeerDown, Some(link.peer), format!("link down: {reason}"));
+            }
+        }
+        self.drop_repairs_over(id);
+        self.due.links = true;
+    }
+
+    fn message(&mut self, id: LinkId, message: Message, now: Now) {
+        let Some(phase) = self.links.get(&id).map(|link| link.phase.clone()) else { return };
+        match (phase, message) {
+            (Phase::Greeting, Message::Hello { versions, cluster, bundle, roll, .. }) => {
+                if let Err(reason) = self.greeting_fault(versions, cluster) {
+                    self.refuse("greeting");
+                    return self.close(id, reason);
+                }
+                if self.links.get(&id).is_some_and(|link| !link.dialed) {
+                    self.greet(id);
+                }
+                self.begin_rolling(id, roll, bundle, now);
+            }
+            (Phase::Greeting, Message::Redeem { statements }) => self.redeem(id, &statements, now),
+            (Phase::Rolling { .. } | Phase::Open, message) => self.member_message(id, message, now),
+            (_, Message::Bye) => self.close(id, "the peer said goodbye"),
+            _ => {
+                self.refuse("out_of_turn");
+                self.close(id, "the peer spoke out of turn");
+            }
+        }
+    }
+
+    fn greeting_fault(&self, versions: Versions, cluster: ClusterId) -> Result<u16, String> {
+        if cluster != self.roll.cluster() {
+            return Err(format!(
+                "wrong cluster: the peer belongs to {cluster:?}, this node to {:?}",
+                self.roll.cluster()
+            ));
+        }
+        let ours = Versions::OURS;
+        ours.common(versions).ok_or_else(|| {
+            let Versions { lowest, highest } = versions;
+            format!(
+                "no common protocol version: the peer speaks {lowest} to {highest}, this node {} to {}",
+                ours.lowest, ours.highest
+            )
+        })
+    }
+
+    fn member_message(&mut self, id: LinkId, message: Message, now: Now) {
+        match message {
+            Message::RollDone => self.roll_done_by_peer(id, now),
+            Message::RollAsk { prefix } => {
+                let summary = self.roll.trie().summary(&prefix);
+                self.send(id, &Message::RollAnswer { prefix, summary });
+            }
+            Message::RollAnswer { prefix, summary } => self.roll_answer(id, prefix, &summary, now),
+            Message::RollWant { slots } => self.roll_wanted(id, &slots),
+            Message::Roll { statements, asked } => self.roll_statements(id, &statements, asked, now),
+            Message::Bye => {
+                if let Some(link) = self.links.get(&id) {
+                    self.dials.left(link.peer, now.mono);
+                }
+                self.close(id, "the peer said goodbye");
+            }
+            message if self.links.get(&id).is_some_and(Link::is_open) => self.gossip_message(id, message, now),
+            _ => {
+                self.refuse("before_roll");
+                self.close(id, "the peer spoke of other things before the roll was reconciled");
+            }
+        }
+    }
+
+    pub(super) fn lane_roots(&self) -> crate::wire::Lanes {
+        Lane::ALL.map(|lane| self.document.root(lane))
+    }
+}
+
+fn probe(tag: u8, number: [u8; 4]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(5);
+    bytes.push(tag);
+    bytes.extend_from_slice(&number);
+    bytes
+}
