@@ -1,0 +1,169 @@
+//! What operators are promised, told on simulated machines.
+
+use core::time::Duration;
+use std::string::String;
+use std::vec::Vec;
+
+use super::World;
+use crate::node::join::JoinError;
+use crate::node::{Command, Refusal, RefusalKind};
+use crate::roll::{Rights, Tier};
+use crate::views::Protocol;
+
+fn online(world: &World, at: usize) -> usize {
+    world.node(at).map_or(0, |node| node.view().nodes.values().filter(|info| info.liveness.is_online()).count())
+}
+
+fn all_online(world: &World) -> bool {
+    (0..world.len()).filter(|at| world.node(*at).is_some()).all(|at| online(world, at) == world.len())
+}
+
+/// Time until `done`, in steps of 50 ms, at most a minute.
+fn until(world: &mut World, done: impl Fn(&World) -> bool) -> Duration {
+    let step = Duration::from_millis(50);
+    let mut waited = Duration::ZERO;
+    while !done(world) {
+        assert!(waited < Duration::from_secs(60), "waited a minute");
+        world.run_for(step);
+        waited += step;
+    }
+    waited
+}
+
+fn serve(name: &str, shared: bool) -> Command {
+    Command::Serve { name: name.parse().ok(), protocol: Protocol::Tcp, port: 8080, shared }
+}
+
+fn ask(world: &mut World, at: usize, command: Command) -> Result<(), Refusal> {
+    let id = world.command(at, command).expect("the machine is up");
+    for _ in 0..200 {
+        world.run_for(Duration::from_millis(50));
+        if let Some(answer) = world.reply(id) {
+            return answer.map(drop);
+        }
+    }
+    panic!("no answer in ten seconds");
+}
+
+#[test]
+fn three_machines_see_each_other_within_seconds_of_the_last_join() {
+    let mut world = World::new(1, 3, true);
+    let known = until(&mut world, all_online);
+    assert!(known < Duration::from_secs(5), "after {known:?}");
+}
+
+#[test]
+fn a_killed_machine_is_known_dead_everywhere_within_three_seconds() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, 3, true);
+        until(&mut world, all_online);
+        world.run_for(Duration::from_millis(seed * 137));
+        world.crash(2);
+        let known = until(&mut world, |world| online(world, 0) == 2 && online(world, 1) == 2);
+        assert!(known <= Duration::from_secs(3), "seed {seed}: after {known:?}");
+    }
+}
+
+#[test]
+fn a_goodbye_is_known_at_once() {
+    let mut world = World::new(3, 3, true);
+    until(&mut world, all_online);
+    world.command(2, Command::Leave);
+    let known = until(&mut world, |world| online(world, 0) == 2 && online(world, 1) == 2);
+    assert!(known <= Duration::from_millis(700), "after {known:?}");
+}
+
+#[test]
+fn all_machines_killed_at_once_find_each_other_again() {
+    let mut world = World::new(4, 5, true);
+    until(&mut world, all_online);
+    (0..5).for_each(|at| world.crash(at));
+    world.run_for(Duration::from_secs(5));
+    (0..5).for_each(|at| world.start(at));
+    assert!(until(&mut world, all_online) < Duration::from_secs(8));
+}
+
+#[test]
+fn an_invite_is_redeemed_at_another_admin_while_its_issuer_is_off() {
+    let mut world = World::new(5, 1, true);
+    let token = world.invite(0, Rights::of(Tier::Admin), Duration::from_secs(300));
+    let admin = world.join(0, &token).expect("admitted");
+    until(&mut world, all_online);
+    let token = world.invite(0, Rights::of(Tier::Leaf), Duration::from_secs(300));
+    world.crash(0);
+    world.run_for(Duration::from_secs(4));
+    let joined = world.join(admin, &token).expect("the other admin is a witness");
+    until(&mut world, |world| online(world, joined) == 2);
+    world.start(0);
+    assert!(until(&mut world, all_online) < Duration::from_secs(10));
+}
+
+#[test]
+fn a_token_admits_once_in_time_and_undamaged() {
+    let mut world = World::new(6, 1, true);
+    let token = world.invite(0, Rights::of(Tier::Leaf), Duration::from_secs(60));
+    world.join(0, &token).expect("admitted");
+    let refused = |result: Result<usize, JoinError>| match result {
+        Err(JoinError::Refused(reason)) => reason,
+        other => panic!("expected a refusal, got {other:?}"),
+    };
+    let reason: String = refused(world.join(0, &token));
+    assert!(reason.contains("used") || reason.contains("redeemed"), "{reason}");
+    let late = world.invite(0, Rights::of(Tier::Leaf), Duration::from_secs(1));
+    world.run_for(Duration::from_secs(2));
+    let reason = refused(world.join(0, &late));
+    assert!(reason.contains("expired"), "{reason}");
+    let mut damaged: Vec<u8> = world.invite(0, Rights::of(Tier::Leaf), Duration::from_secs(60));
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    assert!(matches!(world.join(0, &damaged), Err(JoinError::Token(_))));
+}
+
+#[test]
+fn a_leaf_that_publishes_is_told_what_it_lacks_and_who_could_grant_it() {
+    let mut world = World::new(7, 1, true);
+    let token = world.invite(0, Rights::of(Tier::Leaf), Duration::from_secs(60));
+    let leaf = world.join(0, &token).expect("admitted");
+    until(&mut world, all_online);
+    let refusal = ask(&mut world, leaf, serve("api", false)).expect_err("a leaf publishes nothing");
+    assert_eq!(refusal.kind, RefusalKind::Denied);
+    assert!(refusal.message.contains("publisher"), "{}", refusal.message);
+    let founder = world.node(0).expect("up").me().short();
+    assert!(refusal.hint.as_ref().is_some_and(|hint| hint.contains(&founder)), "{:?}", refusal.hint);
+}
+
+#[test]
+fn a_name_has_one_owner_and_is_provided_by_others_only_when_shared() {
+    let mut world = World::new(8, 3, true);
+    until(&mut world, all_online);
+    ask(&mut world, 0, serve("mine", false)).expect("free");
+    ask(&mut world, 0, serve("ours", true)).expect("free");
+    world.run_for(Duration::from_secs(2));
+    let refusal = ask(&mut world, 1, serve("mine", false)).expect_err("taken");
+    assert_eq!(refusal.kind, RefusalKind::Denied);
+    ask(&mut world, 1, serve("ours", false)).expect("shared");
+    world.run_for(Duration::from_secs(2));
+    let view = world.node(2).expect("up").view();
+    let service = &view.services[&"ours".parse().expect("a name")];
+    assert_eq!(service.providers.len(), 2);
+}
+
+#[test]
+fn what_was_served_is_there_after_a_crash_and_what_was_removed_is_not() {
+    let mut world = World::new(9, 2, true);
+    until(&mut world, all_online);
+    ask(&mut world, 1, serve("kept", false)).expect("free");
+    ask(&mut world, 1, serve("gone", false)).expect("free");
+    let name = |s: &str| s.parse().ok();
+    let unserve = Command::Unserve { name: name("gone"), protocol: Protocol::Tcp, port: 8080 };
+    ask(&mut world, 1, unserve).expect("it is served");
+    world.crash(1);
+    world.run_for(Duration::from_secs(4));
+    world.start(1);
+    until(&mut world, all_online);
+    for at in 0..2 {
+        let view = world.node(at).expect("up").view();
+        let names: Vec<_> = view.services.keys().map(|name| name.as_str()).collect();
+        assert_eq!(names, ["kept"], "as machine {at} sees it");
+    }
+}

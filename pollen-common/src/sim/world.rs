@@ -1,0 +1,468 @@
+//! The simulated world: machines, the network, and one queue of things to come. Executes nodes' outputs as the
+//! daemon's driver does, in virtual time.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::{RngCore, SeedableRng};
+
+use super::machine::Machine;
+use super::network::{At, Network};
+use crate::hash::{Context, digest};
+use crate::identity::{Digest, NodeKey, SecretKey, Strict};
+use crate::maps::Lane;
+use crate::node::join::{JoinError, Joining};
+use crate::node::{Command, Input, InviteTerms, LinkId, Node, Output, Refusal, Reply, RequestId, Write, found};
+use crate::roll::{Rights, Tier};
+use crate::time::{Instant, Now, UnixMs};
+
+/// Virtual time begins here; the wall clock of every machine with it.
+const EPOCH_UNIX_MS: u64 = 1_800_000_000_000;
+
+/// Something that will happen.
+#[derive(Debug)]
+enum Event {
+    Wake { machine: At, life: u64 },
+    Written { machine: At, life: u64 },
+    Connected { from: At, to: NodeKey, lives: (u64, u64) },
+    DialFailed { from: At, to: NodeKey, life: u64 },
+    Bytes { connection: u64, end: usize, bytes: Vec<u8> },
+    Writable { connection: u64, end: usize },
+    Datagram { connection: u64, end: usize, bytes: Vec<u8> },
+    Down { connection: u64, end: usize, reason: String },
+}
+
+/// A simulated cluster.
+pub struct World {
+    pub(super) rng: ChaCha8Rng,
+    pub(super) machines: Vec<Machine>,
+    pub(super) network: Network,
+    now: Instant,
+    queue: BTreeMap<(Instant, u64), Event>,
+    order: u64,
+    /// The moment of each machine's pending wake-up.
+    wakes: Vec<Option<Instant>>,
+    replies: BTreeMap<RequestId, Result<Reply, Refusal>>,
+    last_request: u64,
+    /// What a machine says on a link whose other end is no machine: a joiner's.
+    overheard: Option<(At, LinkId, Vec<u8>)>,
+    /// Of datagrams, in 1/256.
+    pub(super) loss: u32,
+}
+
+impl World {
+    /// A cluster of `count` machines: the first founds it, each other redeems an invite at it. `repair` as in
+    /// [`crate::node::NodeConfig`].
+    #[must_use]
+    pub fn new(seed: u64, count: usize, repair: bool) -> Self {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&seed.to_be_bytes());
+        let mut world = Self {
+            rng: ChaCha8Rng::from_seed(bytes),
+            machines: Vec::new(),
+            network: Network::default(),
+            now: Instant::default(),
+            queue: BTreeMap::new(),
+            order: 0,
+            wakes: Vec::new(),
+            replies: BTreeMap::new(),
+            last_request: 0,
+            overheard: None,
+            loss: 0,
+        };
+        world.found(repair);
+        for _ in 1..count {
+            world.enroll(repair);
+        }
+        world
+    }
+
+    fn seed(&mut self) -> [u8; 32] {
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        seed
+    }
+
+    fn found(&mut self, repair: bool) {
+        let (root, node) = (SecretKey::from_seed(&self.seed()), SecretKey::from_seed(&self.seed()));
+        let next = digest(Context::Test, &[&self.seed()]);
+        let records = found(&root, next, &node, &BTreeMap::new(), self.clock().unix);
+        let records = records.expect("no properties fit");
+        self.add(node, records, repair);
+    }
+
+    fn enroll(&mut self, repair: bool) {
+        let token = self.invite(0, Rights::of(Tier::Publisher), Duration::from_secs(300));
+        let secret = SecretKey::from_seed(&self.seed());
+        let joined = self.redeem(0, &secret, &token).expect("the founder accepts its own fresh invite");
+        self.add(secret, joined, repair);
+    }
+
+    /// A token made by `issuer`, which must be an admin and up.
+    pub fn invite(&mut self, issuer: At, rights: Rights, ttl: Duration) -> Vec<u8> {
+        let terms = InviteTerms { rights, subject: None, not_after: self.clock().unix.after(ttl) };
+        let id = self.command(issuer, Command::Invite { terms }).expect("the issuer is up");
+        match self.reply(id) {
+            Some(Ok(Reply::Token(token))) => token,
+            other => panic!("an admin's invite is granted at once, not {other:?}"),
+        }
+    }
+
+    /// Adds a machine that redeems `token` at the admin `via`, over a link of its own and by the real protocol.
+    pub fn join(&mut self, via: At, token: &[u8]) -> Result<At, JoinError> {
+        let secret = SecretKey::from_seed(&self.seed());
+        let records = self.redeem(via, &secret, token)?;
+        self.add(secret, records, true);
+        Ok(self.machines.len() - 1)
+    }
+
+    fn redeem(&mut self, via: At, secret: &SecretKey, token: &[u8]) -> Result<Vec<Write>, JoinError> {
+        let mut joining = Joining::new(token, secret, alloc::sync::Arc::new(Strict), self.clock().unix)?;
+        // Beside the numbers that the network gives.
+        let (contact, link) = (self.machines[via].key(), LinkId(u64::MAX - self.last_request));
+        let (request, peer) = (joining.request(), secret.public());
+        self.input(via, Input::LinkUp { link, peer, dialed: false });
+        self.overheard = Some((via, link, Vec::new()));
+        self.input(via, Input::LinkBytes { link, bytes: request });
+        self.run_for(Duration::from_millis(100));
+        let (.., answer) = self.overheard.take().expect("set above");
+        let joined = joining.answer(&contact, &answer, self.clock().unix);
+        self.input(via, Input::LinkDown { link, reason: "joined".into() });
+        Ok(joined?.expect("the answer is whole").records)
+    }
+
+    fn add(&mut self, secret: SecretKey, records: Vec<Write>, repair: bool) {
+        self.machines.push(Machine::new(secret, records, repair));
+        self.wakes.push(None);
+        let at = self.machines.len() - 1;
+        self.start(at);
+        // Any address will do: this network finds machines by key.
+        let addrs = alloc::vec![([127, 0, 0, 1], 1).into()];
+        self.command(at, Command::Announce { name: None, addrs });
+        self.run_for(Duration::from_millis(100));
+    }
+
+    /// Every machine's clocks.
+    #[must_use]
+    pub fn clock(&self) -> Now {
+        Now { mono: self.now, unix: UnixMs(EPOCH_UNIX_MS + self.now.0 / 1_000_000) }
+    }
+
+    /// The node on a machine, if it is up.
+    #[must_use]
+    pub fn node(&self, at: At) -> Option<&Node> {
+        self.machines.get(at)?.node.as_ref()
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.machines.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.machines.is_empty()
+    }
+
+    /// Starts a machine from its disk, if it is down.
+    pub fn start(&mut self, at: At) {
+        if self.machines[at].node.is_none() {
+            let entropy = self.seed();
+            let now = self.clock();
+            self.machines[at].start(entropy, now);
+            self.drain(at);
+        }
+    }
+
+    /// Kills a machine. Its connections go silent; the other ends notice by themselves.
+    pub fn crash(&mut self, at: At) {
+        self.machines[at].crash();
+        self.wakes[at] = None;
+        let mine: Vec<_> = (self.network.connections.iter_mut())
+            .filter_map(|(number, connection)| {
+                let end = connection.ends.iter_mut().find(|end| end.machine == at)?;
+                end.up = false;
+                connection.open = false;
+                Some(*number)
+            })
+            .collect();
+        mine.into_iter().for_each(|number| self.network.forget_if_over(number));
+    }
+
+    /// Puts some machines on the other side: nothing crosses, and nobody is told.
+    pub fn partition(&mut self, far: impl IntoIterator<Item = At>) {
+        self.network.far = far.into_iter().collect();
+    }
+
+    /// Cuts a connection after so many more bytes, in the middle of whatever they belong to.
+    pub fn cut_after(&mut self, bytes: usize) {
+        let open: Vec<_> = self.network.connections.iter().filter(|(_, c)| c.open).map(|(n, _)| *n).collect();
+        if let Some(number) = self.pick(&open)
+            && let Some(connection) = self.network.connections.get_mut(&number)
+        {
+            connection.bytes_left = Some(bytes);
+        }
+    }
+
+    /// Connects two machines once more, besides what they have.
+    pub fn duplicate(&mut self, from: At, to: At) {
+        let lives = (self.machines[from].life, self.machines[to].life);
+        let to = self.machines[to].key();
+        self.later(Duration::from_millis(5), Event::Connected { from, to, lives });
+    }
+
+    pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> Option<T> {
+        (!from.is_empty()).then(|| from[self.below(from.len())])
+    }
+
+    /// A number below `bound`.
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.rng.next_u64() % (bound.max(1) as u64)).unwrap_or(0)
+    }
+
+    /// Gives a machine's node a command; `None` when it is down.
+    pub fn command(&mut self, at: At, command: Command) -> Option<RequestId> {
+        self.last_request += 1;
+        let id = RequestId(self.last_request);
+        self.input(at, Input::Command { id, command }).then_some(id)
+    }
+
+    /// The answer to a command, once it has come.
+    pub fn reply(&mut self, id: RequestId) -> Option<Result<Reply, Refusal>> {
+        self.replies.remove(&id)
+    }
+
+    /// Lets virtual time pass.
+    pub fn run_for(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while let Some(entry) = self.queue.first_entry().filter(|entry| entry.key().0 <= end) {
+            let ((at, _), event) = entry.remove_entry();
+            self.now = self.now.max(at);
+            self.happen(event);
+        }
+        self.now = end;
+    }
+
+    /// The roots of a machine's roll and lanes that are equal on all once they agree. Live lanes of machines that
+    /// are down count too: all forget them alike.
+    #[must_use]
+    pub fn roots(&self, at: At) -> Option<[Digest; 4]> {
+        let node = self.node(at)?;
+        let lanes = Lane::ALL.map(|lane| node.document().root(lane));
+        Some([node.roll().trie().root(), lanes[0], lanes[1], lanes[2]])
+    }
+
+    /// All entries of all state lanes as a machine holds them.
+    #[must_use]
+    pub fn state(&self, at: At) -> BTreeMap<(NodeKey, Vec<u8>), Vec<u8>> {
+        let lanes = self.node(at).into_iter().flat_map(|node| node.document().iter(Lane::State));
+        lanes
+            .flat_map(|held| {
+                let author = held.head().head().author;
+                held.map().iter().map(move |entry| ((author, entry.key().to_vec()), entry.value().to_vec()))
+            })
+            .collect()
+    }
+
+    fn later(&mut self, after: Duration, event: Event) {
+        self.order += 1;
+        self.queue.insert((self.now + after, self.order), event);
+    }
+
+    fn latency(&mut self) -> Duration {
+        // Mostly a local network, now and then a slow path: neighbours overtake each other.
+        let ms = if self.below(8) == 0 { self.below(300) } else { self.below(15) };
+        Duration::from_millis(ms as u64) + Duration::from_micros(self.below(1000) as u64)
+    }
+
+    /// Whether the node was there to take it.
+    fn input(&mut self, at: At, input: Input) -> bool {
+        let now = self.clock();
+        let Some(node) = self.machines[at].node.as_mut() else { return false };
+        node.handle(input, now);
+        self.drain(at);
+        true
+    }
+
+    fn drain(&mut self, at: At) {
+        while let Some(output) = self.machines[at].node.as_mut().and_then(Node::poll_output) {
+            self.execute(at, output);
+        }
+        let wake = self.machines[at].node.as_ref().and_then(Node::poll_timeout);
+        if let Some(wake) = wake.filter(|wake| self.wakes[at].is_none_or(|pending| *wake < pending)) {
+            self.wakes[at] = Some(wake);
+            let life = self.machines[at].life;
+            self.later(wake.since(self.now), Event::Wake { machine: at, life });
+        }
+    }
+
+    fn execute(&mut self, at: At, output: Output) {
+        match output {
+            Output::Dial { peer, .. } => self.dial(at, peer),
+            Output::Send { link, bytes } => self.send(at, link, bytes),
+            Output::SendDatagram { link, bytes } => self.send_datagram(at, link, bytes),
+            Output::Close { link, reason } => self.close(at, link, &reason),
+            Output::Persist { id, writes } => {
+                self.machines[at].write(id, writes);
+                let (life, delay) = (self.machines[at].life, Duration::from_millis(self.below(20) as u64));
+                self.later(delay, Event::Written { machine: at, life });
+            }
+            Output::Reply { id, result } => drop(self.replies.insert(id, result)),
+            Output::ViewChanged | Output::Event(_) => {}
+        }
+    }
+
+    fn dial(&mut self, from: At, peer: NodeKey) {
+        let life = self.machines[from].life;
+        let to = self.machines.iter().position(|machine| machine.key() == peer);
+        match to.filter(|to| self.machines[*to].node.is_some() && self.network.reaches(from, *to)) {
+            Some(to) => {
+                let (lives, delay) = ((life, self.machines[to].life), self.latency());
+                self.later(delay, Event::Connected { from, to: peer, lives });
+            }
+            None => self.later(Duration::from_secs(1), Event::DialFailed { from, to: peer, life }),
+        }
+    }
+
+    fn send(&mut self, at: At, link: LinkId, mut bytes: Vec<u8>) {
+        if let Some((_, _, heard)) = self.overheard.as_mut().filter(|(machine, to, _)| (*machine, *to) == (at, link)) {
+            return heard.extend(bytes);
+        }
+        let Some((number, end)) = self.network.find(at, link) else { return };
+        let delay = self.latency();
+        let cut = (self.below(4) == 0 && bytes.len() > 1).then(|| 1 + self.below(bytes.len() - 1));
+        let Some(connection) = self.network.connections.get_mut(&number).filter(|c| c.open) else { return };
+        let to = 1 - end;
+        let arrival = connection.ends[to].clear.max(self.now + delay);
+        connection.ends[to].clear = arrival;
+        let cut_off = connection.bytes_left.is_some_and(|left| left < bytes.len());
+        if let Some(left) = &mut connection.bytes_left {
+            bytes.truncate(*left);
+            *left -= bytes.len();
+        }
+        let wait = arrival.since(self.now);
+        let rest = cut.filter(|cut| *cut < bytes.len()).map(|cut| bytes.split_off(cut));
+        self.later(wait, Event::Bytes { connection: number, end: to, bytes });
+        if let Some(bytes) = rest {
+            self.later(wait, Event::Bytes { connection: number, end: to, bytes });
+        }
+        self.later(delay, Event::Writable { connection: number, end });
+        if cut_off {
+            self.end(number, [wait, wait + delay], "cut");
+        }
+    }
+
+    fn send_datagram(&mut self, at: At, link: LinkId, bytes: Vec<u8>) {
+        let Some((connection, end)) = self.network.find(at, link) else { return };
+        if self.below(256) as u32 >= self.loss {
+            let delay = self.latency();
+            self.later(delay, Event::Datagram { connection, end: 1 - end, bytes });
+        }
+    }
+
+    fn close(&mut self, at: At, link: LinkId, reason: &str) {
+        let Some((number, end)) = self.network.find(at, link) else { return };
+        let delay = self.latency();
+        let clear = self.network.connections.get(&number).map_or(self.now, |c| c.ends[1 - end].clear);
+        let mut waits = [Duration::ZERO; 2];
+        waits[1 - end] = clear.since(self.now).max(delay);
+        self.end(number, waits, reason);
+    }
+
+    /// No more is sent; each end learns of it after its wait.
+    fn end(&mut self, number: u64, waits: [Duration; 2], reason: &str) {
+        let Some(connection) = self.network.connections.get_mut(&number) else { return };
+        connection.open = false;
+        for (end, wait) in waits.into_iter().enumerate() {
+            self.later(wait, Event::Down { connection: number, end, reason: reason.into() });
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Wake { machine, life } => {
+                if self.machines[machine].life == life && self.wakes[machine].is_some_and(|at| at <= self.now) {
+                    self.wakes[machine] = None;
+                    let now = self.clock();
+                    if let Some(node) = self.machines[machine].node.as_mut() {
+                        node.handle_timeout(now);
+                    }
+                    self.drain(machine);
+                }
+            }
+            Event::Written { machine, life } => {
+                if self.machines[machine].life == life
+                    && let Some(id) = self.machines[machine].written()
+                {
+                    self.input(machine, Input::Persisted { id });
+                }
+            }
+            Event::Connected { from, to, lives } => self.connected(from, to, lives),
+            Event::DialFailed { from, to, life } => {
+                if self.machines[from].life == life {
+                    self.input(from, Input::DialFailed { peer: to, reason: "unreachable".into() });
+                }
+            }
+            Event::Bytes { connection, end, bytes } => {
+                if !self.lost(connection) {
+                    self.arrive(connection, end, |link| Input::LinkBytes { link, bytes });
+                }
+            }
+            Event::Writable { connection, end } => self.arrive(connection, end, |link| Input::LinkWritable { link }),
+            Event::Datagram { connection, end, bytes } => {
+                self.arrive(connection, end, |link| Input::LinkDatagram { link, bytes });
+            }
+            Event::Down { connection, end, reason } => self.down(connection, end, reason),
+        }
+    }
+
+    fn connected(&mut self, from: At, to: NodeKey, lives: (u64, u64)) {
+        let Some(at) = self.machines.iter().position(|machine| machine.key() == to) else { return };
+        if self.machines[from].life != lives.0 || self.machines[from].node.is_none() {
+            return;
+        }
+        if self.machines[at].life != lives.1 || self.machines[at].node.is_none() || !self.network.reaches(from, at) {
+            self.input(from, Input::DialFailed { peer: to, reason: "unreachable".into() });
+            return;
+        }
+        let number = self.network.connect(from, at, self.now);
+        let links = self.network.connections[&number].ends.each_ref().map(|end| end.link);
+        let peer = self.machines[from].key();
+        self.input(from, Input::LinkUp { link: links[0], peer: to, dialed: true });
+        self.input(at, Input::LinkUp { link: links[1], peer, dialed: false });
+    }
+
+    /// Whether bytes of a connection are lost: from the first that a partition keeps back on, all are, as the ends
+    /// give each other up before it heals.
+    fn lost(&mut self, number: u64) -> bool {
+        let Some(connection) = self.network.connections.get(&number) else { return true };
+        let [a, b] = connection.ends.each_ref().map(|end| end.machine);
+        if !connection.lost && !self.network.reaches(a, b) {
+            self.network.connections.get_mut(&number).into_iter().for_each(|connection| connection.lost = true);
+            self.end(number, [Duration::from_secs(3); 2], "partitioned");
+            return true;
+        }
+        connection.lost
+    }
+
+    fn arrive(&mut self, number: u64, end: usize, input: impl FnOnce(LinkId) -> Input) {
+        let Some(connection) = self.network.connections.get(&number) else { return };
+        let [to, from] = [&connection.ends[end], &connection.ends[1 - end]];
+        if to.up && self.network.reaches(to.machine, from.machine) {
+            let (machine, link) = (to.machine, to.link);
+            self.input(machine, input(link));
+        }
+    }
+
+    fn down(&mut self, number: u64, end: usize, reason: String) {
+        let Some(connection) = self.network.connections.get_mut(&number) else { return };
+        if core::mem::take(&mut connection.ends[end].up) {
+            let (machine, link) = (connection.ends[end].machine, connection.ends[end].link);
+            self.input(machine, Input::LinkDown { link, reason });
+        }
+        self.network.forget_if_over(number);
+    }
+}
