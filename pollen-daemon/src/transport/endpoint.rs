@@ -53,6 +53,12 @@ impl Allowance {
 
 /// The endpoint over `path`; must be called within its runtime.
 pub fn endpoint(tls: &Tls, path: Arc<PathSocket>, idle_timeout: Duration) -> io::Result<Endpoint> {
+    let (config, server) = settings(tls, idle_timeout)?;
+    Endpoint::new_with_abstract_socket(config, Some(server), path, Arc::new(TokioRuntime))
+}
+
+/// The settings of an endpoint, over whatever socket.
+pub fn settings(tls: &Tls, idle_timeout: Duration) -> io::Result<(EndpointConfig, ServerConfig)> {
     let crypto = tls.server().map_err(io::Error::other)?;
     let crypto = QuicServerConfig::try_from(crypto).map_err(io::Error::other)?;
     let mut server = ServerConfig::with_crypto(Arc::new(crypto));
@@ -63,7 +69,7 @@ pub fn endpoint(tls: &Tls, path: Arc<PathSocket>, idle_timeout: Duration) -> io:
     // On by default, and it is the receiver's setting that makes the sender flip the bit that we demultiplex by.
     config.grease_quic_bit(false);
     config.max_udp_payload_size(RECEIVED_PACKET_BYTES_MAX).map_err(io::Error::other)?;
-    Endpoint::new_with_abstract_socket(config, Some(server), path, Arc::new(TokioRuntime))
+    Ok((config, server))
 }
 
 /// The settings for dialling `peer`.

@@ -163,9 +163,17 @@ pub async fn run(
     };
     inner.handler.closed(link.connection.stable_id());
     inner.links.remove(link.id);
-    if up.load(Ordering::Relaxed) {
-        let reason = link.reason(&error);
-        let _no_driver = inner.events.send(MeshEvent::LinkDown { link: link.id, reason }).await;
+    let reason = link.reason(&error);
+    let event = if up.load(Ordering::Relaxed) {
+        Some(MeshEvent::LinkDown { link: link.id, reason })
+    } else if link.dialed && inner.links.connection(&link.peer).is_none() {
+        // Gone before it was up, and no other came in its place: whoever dialled is still owed an answer.
+        Some(MeshEvent::DialFailed { peer: link.peer, reason })
+    } else {
+        None
+    };
+    if let Some(event) = event {
+        let _no_driver = inner.events.send(event).await;
     }
     link.down.send_replace(true);
 }

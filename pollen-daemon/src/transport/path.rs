@@ -98,12 +98,6 @@ impl PathSocket {
         self.snapshot().route(&VirtualAddr::of(peer)).map(Source::shown)
     }
 
-    /// The node that was proved at a virtual address.
-    #[must_use]
-    pub fn key(&self, address: &SocketAddr) -> Option<NodeKey> {
-        VirtualAddr::from_socket(address).and_then(|address| self.snapshot().key(&address))
-    }
-
     /// Sources bound now.
     #[must_use]
     pub fn sources(&self) -> usize {

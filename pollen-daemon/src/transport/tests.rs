@@ -1,5 +1,6 @@
 //! Meshes on loopback: real sockets, real QUIC, one process. Owns the harness; each file below is one concern.
 
+mod goodput;
 mod hostile;
 mod lifecycle;
 mod traffic;

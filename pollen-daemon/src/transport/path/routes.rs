@@ -34,7 +34,6 @@ struct Bound {
 
 #[derive(Clone, Debug)]
 struct Peer {
-    key: NodeKey,
     route: Source,
     /// The dial that made the route: within one dial the first binding wins.
     nonce: Nonce,
@@ -56,12 +55,6 @@ impl Routes {
     #[must_use]
     pub fn route(&self, peer: &VirtualAddr) -> Option<Source> {
         self.peers.get(peer).map(|peer| peer.route)
-    }
-
-    /// The key behind a virtual address that has a source.
-    #[must_use]
-    pub fn key(&self, peer: &VirtualAddr) -> Option<NodeKey> {
-        self.peers.get(peer).map(|peer| peer.key)
     }
 
     /// Sources bound now.
@@ -91,7 +84,7 @@ impl Routes {
         }
         self.bindings += 1;
         self.sources.insert(source, Bound { peer: address, at: self.bindings });
-        let peer = self.peers.entry(address).or_insert(Peer { key, route: source, nonce });
+        let peer = self.peers.entry(address).or_insert(Peer { route: source, nonce });
         if peer.nonce != nonce {
             (peer.route, peer.nonce) = (source, nonce);
         }
