@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::api::{Connection, ProtocolName, TierName};
 use crate::control::handle::{About, Listener, Numbers, PeerNumbers};
+use crate::datapath::Standing;
 
 pub mod health;
 pub mod inspect;
@@ -33,6 +34,7 @@ pub struct Reading<'a> {
     pub view: &'a View,
     pub numbers: &'a Numbers,
     pub listeners: &'a [Listener],
+    pub datapath: &'a Standing,
     pub now: UnixMs,
 }
 
@@ -48,6 +50,7 @@ pub struct Status {
     /// Local listeners of `pln connect`.
     pub connections: Vec<Connection>,
     pub document: Document,
+    pub datapath: Datapath,
 }
 
 /// This node.
@@ -185,11 +188,20 @@ pub struct RefusedRow {
     pub reason: String,
 }
 
+/// How packets are moved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Datapath {
+    /// The rung of the ladder in use: `sockets`.
+    pub rung: String,
+    /// Why it is not a higher one.
+    pub why_not_higher: String,
+}
+
 impl Status {
     /// What `reading` says.
     #[must_use]
     pub fn of(reading: Reading<'_>) -> Self {
-        let Reading { view, listeners, .. } = reading;
+        let Reading { view, listeners, datapath, .. } = reading;
         Self {
             health: Health::of(reading),
             me: me(reading),
@@ -197,6 +209,7 @@ impl Status {
             services: services(view, listeners),
             connections: listeners.iter().map(Connection::from).collect(),
             document: document(view),
+            datapath: Datapath { rung: datapath.rung.label().into(), why_not_higher: datapath.why_not_higher.clone() },
         }
     }
 }

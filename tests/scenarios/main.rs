@@ -3,8 +3,10 @@
 mod admission;
 mod corpora;
 mod death;
+mod garbage;
 mod lab;
 mod partition;
 mod restart;
 mod services;
+mod stranger;
 mod tidy;

@@ -55,7 +55,7 @@ fn a_large_file_arrives_whole() {
     let expected = Sha256::digest(&file);
     let server = Server::http(&pair.server.host, 0, file).unwrap();
     let port = pair.connect(server.port, "files", &[]);
-    let got = http_get(&pair.client.host, port).unwrap();
+    let got = http_get(&pair.client.host, port, "/").unwrap();
     assert_eq!((got.len(), Sha256::digest(&got)), (LEN, expected));
 }
 

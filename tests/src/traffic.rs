@@ -159,13 +159,13 @@ pub fn exchange(stream: &mut TcpStream, request: &[u8]) -> Result<Vec<u8>> {
     Ok(answer)
 }
 
-/// Fetches `/` by HTTP from a port of the host's loopback.
+/// Fetches `path` by HTTP from a port of the host's loopback.
 ///
 /// # Errors
 /// If the answer is not a 200 with a whole body.
-pub fn http_get(host: &Host, port: u16) -> Result<Vec<u8>> {
+pub fn http_get(host: &Host, port: u16, path: &str) -> Result<Vec<u8>> {
     let mut stream = dial(host, port)?;
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n").context("no end of the HTTP head")?;

@@ -68,7 +68,7 @@ fn show(once: bool, pln: &std::path::Path, nodes: &mut [Pln]) -> Result<()> {
     println!("  ams$  pln serve {} hello\n  cork$ pln connect hello", server.port);
     ams.ok(&["serve", &server.port.to_string(), "hello"])?;
     let local_port = connect(cork)?;
-    let page = http_get(&cork.host, local_port)?;
+    let page = http_get(&cork.host, local_port, "/")?;
     ensure!(page == PAGE, "cork got something else: {}", String::from_utf8_lossy(&page));
     println!("  cork$ curl localhost:{local_port}\n{}", String::from_utf8_lossy(&page));
 

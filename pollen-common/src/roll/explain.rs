@@ -37,7 +37,7 @@ pub enum NotStanding {
     RedeemedTooLate { key: NodeKey, invite: NodeKey },
     #[error("{} was admitted by {} as a witness, which does not stand as an admin", key.short(), witness.short())]
     WitnessNotStanding { key: NodeKey, witness: NodeKey },
-    #[error("the membership of {} ended (unix ms {})", key.short(), since.0)]
+    #[error("the membership of {} ended at {since}", key.short())]
     Expired { key: NodeKey, since: UnixMs },
     #[error("{} stands more than {PATH_KEYS_MAX} keys below the root", key.short())]
     TooDeep { key: NodeKey },

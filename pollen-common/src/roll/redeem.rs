@@ -25,7 +25,7 @@ pub enum RedeemError {
     NotAdmin(NotStanding),
     #[error("this node was itself let in by a witness and not yet adopted, so it can witness nobody; ask another")]
     WitnessNotAdopted,
-    #[error("the token has expired (unix ms {}); ask for a new one", not_after.0)]
+    #[error("the token expired at {not_after}; ask for a new one")]
     Expired { not_after: UnixMs },
     #[error("the token is for another machine ({})", bound.short())]
     BoundToAnother { bound: NodeKey },

@@ -6,13 +6,16 @@ use alloc::vec::Vec;
 
 use super::body::{Body, EdgeBody, Parent, RedeemTerms, RotateBody, Verdict};
 use super::genesis::commitment;
-use super::statement::{Draft, GENERATION_END, Statement, StatementError};
+use super::statement::{Draft, GENERATION_END, ROTATE_BODY_BYTES_MAX, Statement, StatementError};
 use super::{Kind, Rights, Roll, Tier};
 use crate::identity::{Digest, NodeKey, SecretKey};
 use crate::time::UnixMs;
 
 /// The most admins directly below the root. Its key is used by hand, and a rotation signs them all anew.
 pub const ROOT_ADMINS_MAX: usize = 64;
+
+/// What CBOR adds to each edge inside a rotation.
+const INLINE_FRAMING_BYTES: usize = 5;
 
 /// Why a statement was not made. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -211,8 +214,8 @@ impl Roll {
         let held = self.statements().filter(|s| s.issuer() == self.root());
         let mut held: Vec<&Arc<Statement>> =
             held.filter(|s| s.edge().is_some_and(|e| e.verdict != Verdict::Clear)).collect();
-        // Should there be more than fit, members come first and old denials are left out: the new root has no edge
-        // to those, which keeps them out just as well.
+        // Should there be more than fit, members come first and the oldest denials are left out: the new root has no
+        // edge to such a key, so it comes back only if an admin admits it anew.
         held.sort_by_key(|s| (s.edge().map(|e| e.verdict), core::cmp::Reverse(s.generation())));
         held.truncate(super::body::INLINE_EDGES_MAX);
         let again = |s: &Arc<Statement>| -> Result<Vec<u8>, SignError> {
@@ -220,7 +223,16 @@ impl Roll {
             let edge = EdgeBody { since: edge.since.or(Some(UnixMs(s.generation()))), ..edge };
             Ok(self.sign_edge(new, s.subject(), edge, now)?.bytes().to_vec())
         };
-        let edges = held.into_iter().map(again).collect::<Result<_, _>>()?;
+        let (mut edges, mut bytes) = (Vec::new(), 0);
+        for edge in held {
+            let is_member = edge.edge().is_some_and(|e| e.verdict == Verdict::Member);
+            let signed = again(edge)?;
+            bytes += signed.len() + INLINE_FRAMING_BYTES;
+            if !is_member && bytes > ROTATE_BODY_BYTES_MAX - INLINE_FRAMING_BYTES * 10 {
+                break;
+            }
+            edges.push(signed);
+        }
         let body = Body::Rotate(RotateBody { number: self.rotations() + 1, next, edges });
         let generation = self.generation(Kind::Rotate, &old.public(), &new.public(), now)?;
         let draft = Draft { cluster: self.cluster(), subject: new.public(), generation, body };
@@ -266,17 +278,17 @@ impl Roll {
         let mut edges: Vec<&Arc<Statement>> =
             self.statements().filter(|s| s.issuer() == issuer && s.edge().is_some()).collect();
         edges.sort_by_key(|s| s.rank());
-        let live = |s: &&&Arc<Statement>| s.edge().is_some_and(|e| e.verdict == Verdict::Member);
-        // Nothing old to push out: renewing would change nothing.
-        if edges.iter().all(|s| live(&s)) {
-            return Ok(Vec::new());
-        }
+        let live = |s: &Arc<Statement>| s.edge().is_some_and(|e| e.verdict == Verdict::Member);
+        // Only what is older than something that may go: once all members are newer, renewing would change nothing.
+        let Some(newest) = edges.iter().rev().find(|s| !live(s)).map(|s| s.rank()) else { return Ok(Vec::new()) };
         let older = &edges[..edges.len().div_ceil(2)];
+        let due = older.iter().filter(|s| live(s) && s.rank() < newest);
         let renew = |s: &&Arc<Statement>| {
             let edge = s.edge().cloned().unwrap_or_else(|| EdgeBody::new(Verdict::Clear, None));
             let since = edge.since.or(Some(UnixMs(s.generation())));
-            self.sign_edge(me, s.subject(), EdgeBody { since, ..edge }, now)
+            // The clock may be behind the generations that were signed.
+            self.sign_edge(me, s.subject(), EdgeBody { since, ..edge }, now.max(UnixMs(newest.0 + 1)))
         };
-        older.iter().filter(live).map(renew).collect()
+        due.map(renew).collect()
     }
 }

@@ -101,7 +101,9 @@ impl Standing {
     /// Who could raise a member to `tier`: the admins that stand, nearest to the root first.
     #[must_use]
     pub fn could_grant(&self, tier: Tier, now: UnixMs) -> Vec<NodeKey> {
-        let may = |m: &&Member| m.rights.tier == Tier::Admin && m.rights.tier >= tier && m.path.len() < PATH_KEYS_MAX;
+        // One directly below an admin has a path one longer.
+        let has_room = |m: &Member| m.path.len() + 1 < PATH_KEYS_MAX;
+        let may = |m: &&Member| m.rights.tier == Tier::Admin && m.rights.tier >= tier && has_room(m);
         let mut admins: Vec<_> = self.members_at(now).filter(may).map(|m| (m.path.len(), m.key)).collect();
         admins.sort_unstable();
         admins.into_iter().map(|(_, key)| key).collect()

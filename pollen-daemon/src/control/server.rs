@@ -24,6 +24,7 @@ use crate::control::failure::{Code, Failure};
 use crate::control::handle::{Answer, Connect, Daemon, Disconnect, Serve, ServiceRef, Subject};
 use crate::control::settings::{self, Key};
 use crate::control::{invite, resolve, stream};
+use crate::datapath;
 use crate::metrics::Exporter;
 use crate::status::inspect::{self, Inspected};
 use crate::status::{Reading, Status};
@@ -104,7 +105,15 @@ async fn status(State(api): Shared) -> Json<Status> {
 fn reading<T>(api: &Api, of: impl FnOnce(Reading<'_>) -> T) -> T {
     let daemon = &api.daemon;
     let (about, view, numbers, listeners) = (daemon.about(), daemon.view(), daemon.numbers(), daemon.listeners());
-    of(Reading { about: &about, view: &view, numbers: &numbers, listeners: &listeners, now: daemon.now() })
+    let datapath = datapath::standing();
+    of(Reading {
+        about: &about,
+        view: &view,
+        numbers: &numbers,
+        listeners: &listeners,
+        datapath: &datapath,
+        now: daemon.now(),
+    })
 }
 
 async fn inspect(State(api): Shared, Segment(target): Segment) -> Answered<Inspected> {

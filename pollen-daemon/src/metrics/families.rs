@@ -6,6 +6,7 @@ use prometheus::core::{AtomicF64, AtomicU64, GenericCounterVec, GenericGaugeVec}
 use prometheus::{Opts, Registry, TextEncoder};
 
 use crate::control::handle::{Daemon, Numbers, PeerNumbers};
+use crate::datapath;
 use crate::status::label;
 
 /// Peers with series of their own; `pln_peers_unlisted` counts the others. A Prometheus server is glad of it.
@@ -63,6 +64,12 @@ fn process(scrape: &Scrape, daemon: &dyn Daemon) -> Result {
         "Always 1; the labels say what is running.",
         &["version", "commit"],
         &[(&[env!("CARGO_PKG_VERSION"), option_env!("PLN_COMMIT").unwrap_or("unknown")], 1)],
+    )?;
+    scrape.gauge(
+        "pln_datapath_info",
+        "Always 1; the label is the rung of the ladder that packets travel by.",
+        &["rung"],
+        &[(&[datapath::standing().rung.label()], 1)],
     )?;
     scrape.gauge_seconds(
         "pln_start_time_seconds",

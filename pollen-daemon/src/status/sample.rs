@@ -10,6 +10,7 @@ use pollen_common::time::UnixMs;
 use pollen_common::views::{Conflict, Liveness, NodeInfo, Protocol, Provider, RefusedEntry, ServiceInfo, View};
 
 use crate::control::handle::{About, Listener, Numbers, PeerNumbers, ServiceNumbers, ServiceRef};
+use crate::datapath::{Rung, Standing};
 
 /// 2026-11-23 02:24:01Z.
 pub(crate) const NOW: UnixMs = UnixMs(1_795_400_641_000);
@@ -113,4 +114,8 @@ pub(crate) fn listeners() -> Vec<Listener> {
         protocol: Protocol::Tcp,
         local: vec!["127.0.0.1:8080".parse().expect("an address"), "[::1]:8080".parse().expect("an address")],
     }]
+}
+
+pub(crate) fn datapath() -> Standing {
+    Standing { rung: Rung::Sockets, why_not_higher: "no circuits, so no frames to forward in the kernel".into() }
 }

@@ -8,7 +8,7 @@ use comfy_table::Table;
 use super::inspect::{Inspected, NodeDetail, ServiceDetail};
 use super::plain::plain;
 use super::when::{Moment, show_bytes, show_rtt};
-use super::{HealthState, NodeRef, NodeRow, NodeState, PathRow, ServiceRow, Status};
+use super::{Datapath, HealthState, NodeRef, NodeRow, NodeState, PathRow, ServiceRow, Status};
 use crate::control::api::{Connection, ProtocolName, TierName};
 use pollen_common::time::UnixMs;
 
@@ -49,6 +49,10 @@ pub fn status(status: &Status, layout: Layout) -> String {
     }
     if layout.section == Section::All && !status.connections.is_empty() {
         connections(&mut out, &status.connections);
+    }
+    if layout.section == Section::All {
+        let Datapath { rung, why_not_higher } = &status.datapath;
+        push_line(&mut out, &format!("\nDATAPATH  {rung}: {why_not_higher}"));
     }
     out
 }

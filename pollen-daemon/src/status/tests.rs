@@ -9,6 +9,7 @@ struct Sample {
     view: View,
     numbers: Numbers,
     listeners: Vec<Listener>,
+    datapath: Standing,
 }
 
 impl Sample {
@@ -18,12 +19,13 @@ impl Sample {
             view: sample::view(),
             numbers: sample::numbers(),
             listeners: sample::listeners(),
+            datapath: sample::datapath(),
         }
     }
 
     fn reading(&self) -> Reading<'_> {
-        let Self { about, view, numbers, listeners } = self;
-        Reading { about, view, numbers, listeners, now: sample::NOW }
+        let Self { about, view, numbers, listeners, datapath } = self;
+        Reading { about, view, numbers, listeners, datapath, now: sample::NOW }
     }
 }
 

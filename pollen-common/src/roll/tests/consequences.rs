@@ -223,3 +223,27 @@ fn a_rotation_takes_the_admins_along_and_ends_the_old_root() {
     let broken = crate::roll::Lineage { rotations: lineage.rotations[1..].to_vec(), ..lineage };
     assert!(Roll::from_lineage(&broken, &Strict).is_err());
 }
+
+#[test]
+fn a_rotation_leaves_out_old_denials_that_do_not_fit_and_they_stay_out() {
+    let mut world = World::founded();
+    let long = BTreeMap::from([("note".into(), "x".repeat(900))]);
+    for n in 2..=63 {
+        world.admits(ROOT, n, Rights { props: long.clone(), ..Rights::of(Tier::Admin) });
+    }
+    (4..=63).for_each(|n| world.denies(ROOT, n));
+    let now = world.tick();
+    let rotation = world.roll.rotate(&secret(ROOT), &secret(NEXT_ROOT), commitment(&key(LAST_ROOT)), now);
+    world.add(rotation.expect("fits"));
+    assert_eq!(world.members(), [1, 2, 3]);
+}
+
+#[test]
+fn an_admin_with_no_room_below_it_could_grant_nothing() {
+    let mut world = World::founded();
+    for n in 2..=8 {
+        world.admits(n - 1, n, Rights { pool_kib: 4096 * (10 - u32::from(n)), ..Rights::of(Tier::Admin) });
+    }
+    let granters = world.standing().could_grant(Tier::Leaf, world.now());
+    assert_eq!(granters, (1..=7).map(key).collect::<alloc::vec::Vec<_>>());
+}

@@ -286,6 +286,7 @@ fn members_are_renewed_before_old_denials_push_them_out() {
         renewed += renewals.len();
         world.merge(renewals);
         assert!(world.stands(9).is_ok(), "after {n}");
+        assert_eq!(world.roll.renewals(&secret(2), UnixMs(7)), Ok(vec![]), "once is enough");
     }
     assert!((1..40).contains(&renewed), "{renewed} renewals for 70 denials");
 }
