@@ -44,6 +44,8 @@ pub(super) struct Settled {
     pub root: NodeKey,
     /// The commitment to the next root.
     pub next: Digest,
+    /// The redemption that counts, of each invite key that has one; stored if its invite is.
+    pub redeems: BTreeMap<NodeKey, Arc<Statement>>,
     /// Every key that may issue edges.
     pub issuers: BTreeMap<NodeKey, Usage>,
 }
@@ -268,6 +270,6 @@ impl<'a> Work<'a> {
         for statement in stands.chain(rotations.iter().cloned()) {
             self.kept.insert(statement.slot(), statement);
         }
-        Settled { kept: self.kept, inert, rotations, root, next, issuers }
+        Settled { kept: self.kept, inert, rotations, root, next, redeems: self.chosen, issuers }
     }
 }

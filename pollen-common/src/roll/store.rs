@@ -33,6 +33,9 @@ pub struct Merged {
     pub added: Vec<Arc<Statement>>,
     /// Slots that are empty now.
     pub removed: Vec<Digest>,
+    /// Redemptions that were stored and fell to an earlier one of the same invite: for the audit, as somebody who
+    /// was let in is out again.
+    pub displaced: Vec<Arc<Statement>>,
     /// Offered and not stored. What was known already is not among them.
     pub refused: Vec<(Digest, RollRefusal)>,
 }
@@ -200,6 +203,11 @@ impl Roll {
         }
         merged.removed = self.trie.iter().map(|(slot, ..)| *slot).filter(|s| !settled.kept.contains_key(s)).collect();
         for slot in &merged.removed {
+            let redeem = self.trie.get(slot).filter(|s| s.kind() == Kind::Redeem);
+            let by_another = |s: &&Arc<Statement>| {
+                settled.redeems.get(&s.issuer()).is_some_and(|chosen| chosen.subject() != s.subject())
+            };
+            merged.displaced.extend(redeem.filter(by_another).cloned());
             self.trie.remove(slot);
         }
         for (slot, statement) in settled.kept {
@@ -218,10 +226,9 @@ impl Roll {
 
 fn why_not(statement: &Statement, settled: &Settled) -> RollRefusal {
     let slot_taken = settled.kept.contains_key(&statement.slot());
-    let other_redeems = || settled.kept.values().any(|s| s.kind() == Kind::Redeem && s.issuer() == statement.issuer());
     match statement.kind() {
         _ if slot_taken => RollRefusal::Superseded,
-        Kind::Redeem if other_redeems() => RollRefusal::Superseded,
+        Kind::Redeem if settled.redeems.contains_key(&statement.issuer()) => RollRefusal::Superseded,
         Kind::Edge | Kind::Unknown(_) if settled.issuers.contains_key(&statement.issuer()) => RollRefusal::OverPool,
         _ => RollRefusal::Unsupported,
     }

@@ -54,7 +54,7 @@ fn another_admin_witnesses_and_the_issuer_adopts_when_it_is_back() {
     let now = world.tick();
     let ended = world.standing().adopt(&secret(1), now).expect("signs");
     assert_eq!(ended.len(), 1);
-    world.merge(ended);
+    assert!(world.merge(ended).displaced.is_empty(), "the redemption goes, nobody falls");
     let after = world.stands(9).expect("still stands");
     assert_eq!(after.admitted, came.admitted, "adoption costs no seniority");
     let now = world.tick();
@@ -86,6 +86,9 @@ fn two_partitions_admit_one_each_and_healing_keeps_the_earlier() {
     here.redeems(&token, 9, 2).expect("valid here");
     there.tick();
     there.redeems(&token, 10, 3).expect("valid there, which has not heard");
+    let told = there.fork().roll.merge(here.roll.trie().values().cloned(), &Strict);
+    let displaced: Vec<_> = told.displaced.iter().map(|redeem| redeem.subject()).collect();
+    assert_eq!(displaced, [key(10)], "who was let in and is out again is named");
     here.heals_with(&mut there);
     assert!(here.stands(9).is_ok());
     assert_eq!(here.stands(10), Err(NotStanding::Unknown { key: key(10) }), "exactly one redemption stays");
