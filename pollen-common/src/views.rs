@@ -41,6 +41,8 @@ pub struct View {
     pub roots: [Digest; 4],
     /// Bytes of replicated entries that count toward quotas, over all authors and lanes.
     pub document_bytes: u64,
+    /// How many entries that is, whether they count in this view or not.
+    pub document_entries: u64,
 }
 
 /// A member as the others see it.

@@ -174,6 +174,8 @@ pub struct ProviderRow {
 pub struct Document {
     /// Bytes of entries that count toward quotas.
     pub bytes: u64,
+    /// How many entries that is.
+    pub entries: u64,
     /// Equal on nodes that hold equal content: roll, facts, live, state.
     pub roots: [String; 4],
     /// Entries that do not count, with the reason.
@@ -309,6 +311,7 @@ pub(crate) fn node_ref(view: &View, key: NodeKey) -> NodeRef {
 fn document(view: &View) -> Document {
     Document {
         bytes: view.document_bytes,
+        entries: view.document_entries,
         roots: view.roots.map(|root| root.to_string()),
         refused: view
             .refused

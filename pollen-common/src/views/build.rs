@@ -36,6 +36,11 @@ impl View {
             services: services.collect(),
             roots: [roll.trie().root(), facts, live, state],
             document_bytes: document.size_bytes(),
+            document_entries: Lane::ALL
+                .into_iter()
+                .flat_map(|lane| document.iter(lane))
+                .map(|held| held.map().len() as u64)
+                .sum(),
             unnamed: judged.unnamed,
             refused: judged.refused.into_iter().map(|(_, entry)| entry).collect(),
         }

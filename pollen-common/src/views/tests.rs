@@ -294,7 +294,7 @@ fn a_view_counts_bytes_and_shows_roots_that_equal_documents_share() {
     let (one, two) = (world.view(1), world.view(4));
     assert_eq!((one.roots, one.document_bytes), (two.roots, two.document_bytes));
     assert_eq!(one.roots[0], world.roll.trie().root());
-    let bytes: u64 =
-        world.document.iter(Lane::Facts).flat_map(|h| h.map().iter()).map(|e: &Arc<Entry>| e.size_bytes()).sum();
-    assert_eq!(one.document_bytes, bytes);
+    let entries: Vec<u64> =
+        world.document.iter(Lane::Facts).flat_map(|h| h.map().iter()).map(|e: &Arc<Entry>| e.size_bytes()).collect();
+    assert_eq!((one.document_entries, one.document_bytes), (entries.len() as u64, entries.iter().sum()));
 }

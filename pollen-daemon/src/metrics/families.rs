@@ -107,6 +107,12 @@ fn cluster(scrape: &Scrape, daemon: &dyn Daemon, numbers: &Numbers) -> Result {
         &[(&[], view.document_bytes)],
     )?;
     scrape.gauge(
+        "pln_document_entries",
+        "Replicated entries held, over all authors.",
+        &[],
+        &[(&[], view.document_entries)],
+    )?;
+    scrape.gauge(
         "pln_entries_refused",
         "Replicated entries that do not count, for their author may not say them.",
         &[],

@@ -73,6 +73,7 @@ pub(crate) fn view() -> View {
         }],
         roots: [1, 2, 3, 4].map(|byte| Digest([byte; 32])),
         document_bytes: 1234,
+        document_entries: 12,
     }
 }
 

@@ -22,6 +22,7 @@ impl ViewBuilder {
             refused: Vec::new(),
             roots: [Digest::ZERO; 4],
             document_bytes: 0,
+            document_entries: 0,
         })
     }
 
