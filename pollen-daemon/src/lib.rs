@@ -3,7 +3,10 @@
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod datapath;
+pub mod driver;
+pub mod enroll;
 pub mod events;
 pub mod keys;
 pub mod logs;

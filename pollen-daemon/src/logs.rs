@@ -82,10 +82,8 @@ impl Logs {
     }
 
     /// The last `lines` lines, oldest first, and what follows them without a gap.
-    ///
-    /// # Errors
-    /// If the files cannot be read.
-    pub fn follow(&self, lines: usize) -> io::Result<(Vec<String>, broadcast::Receiver<String>)> {
+    #[must_use]
+    pub fn follow(&self, lines: usize) -> (Vec<String>, broadcast::Receiver<String>) {
         self.sink.follow(&self.state_dir, lines)
     }
 }
@@ -106,10 +104,11 @@ impl SharedSink {
         Ok(Self(Arc::new(Mutex::new(Sink { file, followers: broadcast::Sender::new(FOLLOWER_LAG_MAX) }))))
     }
 
-    fn follow(&self, state_dir: &Path, lines: usize) -> io::Result<(Vec<String>, broadcast::Receiver<String>)> {
+    fn follow(&self, state_dir: &Path, lines: usize) -> (Vec<String>, broadcast::Receiver<String>) {
         // Held while the files are read, so that no line is both in them and still to come.
         let sink = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok((tail(state_dir, lines)?, sink.followers.subscribe()))
+        let past = tail(state_dir, lines).unwrap_or_else(|error| vec![format!("the log cannot be read: {error}")]);
+        (past, sink.followers.subscribe())
     }
 }
 
@@ -239,7 +238,7 @@ mod tests {
         let sink = SharedSink::open(temp.path()).expect("a log");
         let say = |line: &str| sink.clone().write_all(line.as_bytes()).expect("a test file");
         say("one\n");
-        let (lines, mut followers) = sink.follow(temp.path(), 10).expect("readable");
+        let (lines, mut followers) = sink.follow(temp.path(), 10);
         say("two\n");
         assert_eq!(lines, ["one"]);
         assert_eq!(followers.try_recv(), Ok("two".to_owned()));

@@ -17,12 +17,14 @@ const STACK_BYTES: usize = 512 << 10;
 enum Job {
     Batch { id: PersistId, change: Change },
     Config { change: Change, done: oneshot::Sender<()> },
+    Stop,
 }
 
 impl Job {
-    const fn change(&self) -> &Change {
+    const fn change(&self) -> Option<&Change> {
         match self {
-            Self::Batch { change, .. } | Self::Config { change, .. } => change,
+            Self::Batch { change, .. } | Self::Config { change, .. } => Some(change),
+            Self::Stop => None,
         }
     }
 }
@@ -49,7 +51,8 @@ pub struct Writer {
 pub struct Stopped;
 
 impl Writer {
-    /// Starts the thread; it ends when all handles are gone, after writing everything sent.
+    /// Starts the thread; it ends when it is told to, or all handles are gone, after writing everything sent before.
+    /// The store and its directory are free when it has ended.
     ///
     /// # Panics
     /// If the system cannot start a thread.
@@ -70,6 +73,12 @@ impl Writer {
         let _ = self.jobs.send(Job::Batch { id, change: Change::Node(writes) });
     }
 
+    /// Ends the thread behind everything sent so far.
+    pub fn stop(&self) {
+        // It may have ended by itself.
+        let _ = self.jobs.send(Job::Stop);
+    }
+
     /// Writes a setting and waits until it is durable.
     ///
     /// # Errors
@@ -84,7 +93,7 @@ impl Writer {
 fn write_all(store: &Store, mut queue: mpsc::UnboundedReceiver<Job>, written: &mpsc::UnboundedSender<Written>) {
     let mut group = Vec::new();
     while queue.blocking_recv_many(&mut group, GROUP_CHANGES_MAX) > 0 {
-        if let Err(error) = store.apply(group.iter().map(Job::change)) {
+        if let Err(error) = store.apply(group.iter().filter_map(Job::change)) {
             let _ = written.send(Written::Failed(error));
             return;
         }
@@ -92,6 +101,7 @@ fn write_all(store: &Store, mut queue: mpsc::UnboundedReceiver<Job>, written: &m
             match job {
                 Job::Batch { id, .. } => drop(written.send(Written::Batch(id))),
                 Job::Config { done, .. } => drop(done.send(())),
+                Job::Stop => return,
             }
         }
     }

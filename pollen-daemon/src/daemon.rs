@@ -1,0 +1,239 @@
+//! `pln up`: puts the parts of a node together, in order, and takes them apart again. Owns the order and nothing else.
+//! Invariants: nothing runs before the state directory is ours; the root's keys are never read here except to found a
+//! cluster where there is none; a stop lets streams finish for a bounded time and says goodbye.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pollen_common::identity::{SecretKey, Strict};
+use pollen_common::node::{Command, Node, NodeConfig, RestoreError};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::config::{self, OptionError, Settings, UpOptions};
+use crate::control::Control;
+use crate::control::socket::BindError;
+use crate::driver::{self, Clock, Driver, DriverError, DriverHandle, Parts};
+use crate::enroll::{self, EnrollError};
+use crate::events::Events;
+use crate::keys::{self, KeyError};
+use crate::logs::Logs;
+use crate::services::{Services, ServicesConfig};
+use crate::store::writer::Writer;
+use crate::store::{self, Change, OpenError, Store, StoreError};
+use crate::transport::{Mesh, MeshConfig};
+
+mod addresses;
+mod announce;
+mod running;
+
+use running::Running;
+
+/// Events of the mesh that wait for the driver; past it the links themselves are held up.
+const MESH_EVENTS_WAITING_MAX: usize = 256;
+
+/// How long open streams may go on after a stop was asked for.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// How long the goodbye to neighbours may take: a round trip to the far side of the world, with losses.
+const GOODBYE_MAX: Duration = Duration::from_secs(2);
+
+/// How often to look whether the goodbyes are out.
+const GOODBYE_LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// The node did not start, or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error("there is no node key in {0}, though it holds a node's state: was `keys/` moved away?")]
+    KeyMissing(String),
+    #[error(transparent)]
+    Option(#[from] OptionError),
+    #[error("founding a cluster of this node alone failed: {0}")]
+    Found(#[source] Box<EnrollError>),
+    #[error("the node's state does not make a node: {0}")]
+    Restore(#[from] RestoreError),
+    #[error("UDP port {port} cannot be used: {source}; choose another with --port")]
+    Mesh { port: u16, source: io::Error },
+    #[error(transparent)]
+    Control(#[from] BindError),
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+    #[error("{what} failed: {source}")]
+    System { what: &'static str, source: io::Error },
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
+    move |source| RunError::System { what, source }
+}
+
+/// What is ready before anything runs.
+struct Prepared {
+    store: Store,
+    settings: Settings,
+    services: ServicesConfig,
+    logs: Logs,
+    secret: SecretKey,
+    node: Node,
+    clock: Clock,
+}
+
+/// Runs the node of a state directory until it is asked to stop. A directory without a membership becomes that of a
+/// new cluster of one node.
+///
+/// # Errors
+/// [`RunError`]; the state is sound whatever happens.
+pub fn run(dir: &Path, options: UpOptions) -> Result<(), RunError> {
+    bound_memory();
+    let prepared = prepare(dir, options)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("the runtime"))?;
+    runtime.block_on(up(prepared))
+}
+
+/// Each thread's own arena would keep what it once used; the few threads here do not contend for memory.
+fn bound_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: called before any other thread exists; the call only sets an option of the allocator.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
+fn prepare(dir: &Path, options: UpOptions) -> Result<Prepared, RunError> {
+    let store = store::open_or_create(dir)?;
+    let stored: Settings = store.config(config::SETTINGS_KEY)?.unwrap_or_default();
+    let settings = stored.clone().overridden(options)?;
+    if settings != stored {
+        store.apply(&[Change::set(config::SETTINGS_KEY, &settings)])?;
+    }
+    let logs = Logs::start(store.dir(), settings.log_level.as_deref()).map_err(system("opening the log"))?;
+    if !enroll::is_member(&store)? {
+        let founded =
+            enroll::found_in(&store, &std::collections::BTreeMap::new()).map_err(|e| RunError::Found(e.into()))?;
+        tracing::info!(cluster = %founded.cluster, "no membership yet: founded a cluster of this node alone");
+    }
+    let secret = keys::load_node(store.dir())?;
+    let secret = secret.ok_or_else(|| RunError::KeyMissing(store.dir().display().to_string()))?;
+    let clock = Clock::default();
+    let node = restore(&store, &secret, &clock)?;
+    enroll::note_cluster(store.dir(), &node).map_err(system("writing the cluster file"))?;
+    let mut services = store.config(config::SERVICES_KEY)?.unwrap_or_default();
+    running::adopt(&mut services, &node.view());
+    Ok(Prepared { store, settings, services, logs, secret, node, clock })
+}
+
+fn restore(store: &Store, secret: &SecretKey, clock: &Clock) -> Result<Node, RunError> {
+    let mut entropy = [0; 32];
+    let seeded = getrandom::fill(&mut entropy).map_err(|error| io::Error::other(error.to_string()));
+    seeded.map_err(system("reading entropy"))?;
+    let config = NodeConfig::new(secret.clone(), entropy, Arc::new(Strict));
+    Ok(Node::restore(config, store.node_records()?, clock.now())?)
+}
+
+async fn up(prepared: Prepared) -> Result<(), RunError> {
+    let Prepared { store, settings, services: services_config, logs, secret, node, clock } = prepared;
+    let mut stop_signals = StopSignals::listen().map_err(system("listening for signals"))?;
+    let dir = store.dir().to_owned();
+
+    let (view, views) = driver::views_of(&node);
+    let services = Services::new(views);
+    let (happens, mesh_events) = mpsc::channel(MESH_EVENTS_WAITING_MAX);
+    let port = settings.port.unwrap_or(config::PORT_DEFAULT);
+    let mesh = Mesh::start(MeshConfig::new(secret, port), happens, Arc::new(services.clone()));
+    let mesh = mesh.map_err(|source| RunError::Mesh { port, source })?;
+    services.start(Arc::new(mesh.clone()), mesh.runtime().clone(), &services_config);
+
+    let (written, acks) = mpsc::unbounded_channel();
+    let (writer, writer_thread) = Writer::start(store, written);
+    let events = Events::default();
+    let parts =
+        Parts { node, clock, links: mesh.clone(), writer: writer.clone(), written: acks, events: events.clone() };
+    let (driver, handle) = Driver::new(parts, view);
+    let mut driver = tokio::spawn(driver.run(mesh_events));
+
+    let port = mesh.local_addr().map_or(port, |bound| bound.port());
+    let running = Running::new(running::Wiring {
+        dir,
+        port,
+        settings,
+        driver: handle.clone(),
+        mesh: mesh.clone(),
+        services: services.clone(),
+        events,
+        logs,
+        writer: writer.clone(),
+    });
+    let running = Arc::new(running);
+    let control = Control::start(running.clone()).await?;
+    let announcing = tokio::spawn(announce::keep_announced(running.clone()));
+    tracing::info!(port, node = %handle.view().me, "up");
+
+    let failed = tokio::select! {
+        ended = &mut driver => Some(ended),
+        () = running.stop_requested() => None,
+        () = stop_signals.next() => None,
+    };
+    announcing.abort();
+    let ended = match failed {
+        Some(ended) => ended,
+        None => {
+            say_goodbye(&handle, &mesh, &services, &mut stop_signals).await;
+            handle.stop().await;
+            driver.await
+        }
+    };
+    mesh.shutdown("the node is stopping").await;
+    writer.stop();
+    // A panic there has been reported by its hook.
+    let _ = writer_thread.join();
+    control.stop().await;
+    ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Lets streams finish, then tells the neighbours. A second signal cuts the streams short.
+async fn say_goodbye(driver: &DriverHandle, mesh: &Mesh, services: &Services, impatient: &mut StopSignals) {
+    tracing::info!("stopping: open streams may finish for {} s", DRAIN_MAX.as_secs());
+    tokio::select! {
+        () = services.drain(DRAIN_MAX) => {}
+        () = impatient.next() => tracing::info!("asked again: not waiting for open streams"),
+    }
+    let goodbye = async {
+        if let Err(refusal) = driver.command(Command::Leave).await {
+            tracing::warn!("neighbours were not told: {}", refusal.message);
+        }
+        while !mesh.snapshot().peers.is_empty() {
+            tokio::time::sleep(GOODBYE_LOOK_EVERY).await;
+        }
+    };
+    if tokio::time::timeout(GOODBYE_MAX, goodbye).await.is_err() {
+        tracing::info!("some neighbours did not take the goodbye in time");
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! The running node as its operator's tools see it. Owns the order in which a request changes the core, the services
+//! and the configuration, so that a crash in between leaves nothing acknowledged undone.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::FutureExt as _;
+use pollen_common::node::{Command, Refusal, RefusalKind, Reply};
+use pollen_common::time::UnixMs;
+use pollen_common::views::{Target, View};
+use tokio::sync::{broadcast, watch};
+
+use crate::config::{self, Settings};
+use crate::control::handle::{
+    self, About, Answer, Connect, Daemon, Disconnect, EventRecord, Listener, Numbers, PeerNumbers, Serve, ServiceRef,
+    Subject,
+};
+use crate::driver::{DriverHandle, clock};
+use crate::events::{EVENTS_KEPT_MAX, Events};
+use crate::logs::Logs;
+use crate::services::{Export, ExportConfig, Services, ServicesConfig};
+use crate::store::Change;
+use crate::store::writer::{Stopped, Writer};
+use crate::transport::Mesh;
+
+/// The parts that a running node consists of.
+pub(super) struct Wiring {
+    pub(super) dir: PathBuf,
+    pub(super) port: u16,
+    pub(super) settings: Settings,
+    pub(super) driver: DriverHandle,
+    pub(super) mesh: Mesh,
+    pub(super) services: Services,
+    pub(super) events: Events,
+    pub(super) logs: Logs,
+    pub(super) writer: Writer,
+}
+
+/// A running node.
+pub(super) struct Running {
+    parts: Wiring,
+    started: UnixMs,
+    settings: Mutex<Settings>,
+    /// Held while the services change: two changes at once could leave a claim without its port, or the reverse.
+    changing_services: tokio::sync::Mutex<()>,
+    stop: watch::Sender<bool>,
+}
+
+impl From<Stopped> for Refusal {
+    fn from(stopped: Stopped) -> Self {
+        Self { kind: RefusalKind::Failed, message: stopped.to_string(), hint: None }
+    }
+}
+
+impl Running {
+    pub(super) fn new(parts: Wiring) -> Self {
+        Self {
+            started: clock::unix_now(),
+            settings: Mutex::new(parts.settings.clone()),
+            changing_services: tokio::sync::Mutex::default(),
+            stop: watch::Sender::new(false),
+            parts,
+        }
+    }
+
+    /// Returns once someone has asked for the end.
+    pub(super) async fn stop_requested(&self) {
+        // The sender is our own field: it cannot be gone.
+        let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
+    }
+
+    pub(super) fn settings_now(&self) -> Settings {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) const fn port(&self) -> u16 {
+        self.parts.port
+    }
+
+    pub(super) const fn driver(&self) -> &DriverHandle {
+        &self.parts.driver
+    }
+
+    /// Publishes what the configuration serves and the core may not know: after a restore from a backup, or once this
+    /// node may publish again.
+    pub(super) async fn reassert_services(&self) {
+        for export in self.parts.services.exports() {
+            let _changing = self.changing_services.lock().await;
+            // It may have been withdrawn while this waited.
+            if !self.parts.services.exports().contains(&export) {
+                continue;
+            }
+            let label = export.label();
+            let Export { name, protocol, port, shared } = export;
+            if let Err(refusal) = self.parts.driver.command(Command::Serve { name, protocol, port, shared }).await {
+                tracing::warn!("{label} is not published: {}", refusal.message);
+            }
+        }
+    }
+
+    async fn save_services(&self) -> Result<(), Stopped> {
+        self.parts.writer.configure(Change::set(config::SERVICES_KEY, &self.parts.services.config())).await
+    }
+
+    /// Claims first, because the core may refuse. What a crash then leaves claimed is served after it: see [`adopt`].
+    async fn start_serving(&self, request: Serve) -> Result<(), Refusal> {
+        let _changing = self.changing_services.lock().await;
+        let Serve { port, name, protocol, shared } = request.clone();
+        self.parts.driver.command(Command::Serve { name: name.clone(), protocol, port, shared }).await?;
+        if let Err(too_many) = self.parts.services.serve(request) {
+            self.parts.driver.command(Command::Unserve { name, protocol, port }).await?;
+            return Err(too_many.into());
+        }
+        Ok(self.save_services().await?)
+    }
+
+    /// The reverse, so that whatever is configured is claimed too: what a crash then leaves claimed is still served.
+    async fn stop_serving(&self, service: ServiceRef) -> Result<(), Refusal> {
+        let _changing = self.changing_services.lock().await;
+        let gone = self.parts.services.unserve(&service);
+        if gone.is_empty() {
+            return Err(Refusal {
+                kind: RefusalKind::NotFound,
+                message: format!("this node does not serve {service}"),
+                hint: Some("`pln status services` lists what it serves".into()),
+            });
+        }
+        self.save_services().await?;
+        for Export { name, protocol, port, .. } in gone {
+            match self.parts.driver.command(Command::Unserve { name, protocol, port }).await {
+                // Never published, for instance because this node may no longer publish.
+                Err(refusal) if refusal.kind == RefusalKind::NotFound => {}
+                answer => drop(answer?),
+            }
+        }
+        Ok(())
+    }
+
+    async fn open_listener(&self, request: Connect) -> Result<Listener, Refusal> {
+        let _changing = self.changing_services.lock().await;
+        let listener = self.parts.services.connect(&request)?;
+        self.save_services().await?;
+        Ok(listener)
+    }
+
+    async fn close_listeners(&self, request: Disconnect) -> Result<Vec<Listener>, Refusal> {
+        let _changing = self.changing_services.lock().await;
+        let closed = self.parts.services.disconnect(&request)?;
+        if closed.is_empty() {
+            return Err(Refusal {
+                kind: RefusalKind::NotFound,
+                message: format!("this node has no listener to {}", request.service),
+                hint: Some("`pln status services` lists its listeners".into()),
+            });
+        }
+        self.save_services().await?;
+        Ok(closed)
+    }
+
+    async fn put_in_force(&self, live: handle::Settings) -> Result<(), Refusal> {
+        let settings = Settings { http: live.http, log_level: live.log_level, ..self.settings_now() };
+        self.parts.logs.set_level(settings.log_level.as_deref()).map_err(|error| Refusal {
+            kind: RefusalKind::Usage,
+            message: error.to_string(),
+            hint: None,
+        })?;
+        self.parts.writer.configure(Change::set(config::SETTINGS_KEY, &settings)).await?;
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
+        Ok(())
+    }
+}
+
+/// Adds to the configuration what this node claims but does not serve: a crash came between the claim and the
+/// configuration. So what `status` shows after a restart is what others reach.
+pub(super) fn adopt(config: &mut ServicesConfig, view: &View) {
+    let named = view.services.values().flat_map(|service| {
+        let own = service.providers.iter().filter(|provider| provider.node == view.me);
+        own.map(|provider| (Some(service.name.to_string()), provider, service.shared))
+    });
+    let unnamed = view.unnamed.iter().filter(|provider| provider.node == view.me);
+    for (name, provider, shared) in named.chain(unnamed.map(|provider| (None, provider, false))) {
+        let (protocol, port) = (provider.protocol.into(), provider.port);
+        let served = |export: &ExportConfig| export.name == name && (name.is_some() || (export.protocol, export.port) == (protocol, port));
+        match config.exports.iter_mut().find(|export| served(export)) {
+            // The claim is newer than a configuration that differs.
+            Some(export) => (export.protocol, export.port) = (protocol, port),
+            None => config.exports.push(ExportConfig { name, protocol, port, shared }),
+        }
+    }
+}
+
+impl Daemon for Running {
+    fn about(&self) -> About {
+        About {
+            dir: self.parts.dir.clone(),
+            port: self.parts.port,
+            started: self.started,
+            public: self.parts.settings.public,
+        }
+    }
+
+    fn view(&self) -> Arc<View> {
+        self.parts.driver.view()
+    }
+
+    fn numbers(&self) -> Numbers {
+        let mesh = self.parts.mesh.snapshot();
+        let peers = mesh.peers.into_iter().map(|peer| PeerNumbers {
+            peer: peer.peer,
+            path: peer.path.label().to_owned(),
+            remote: peer.remote,
+            rtt: peer.rtt,
+            bytes_in: peer.bytes_in,
+            bytes_out: peer.bytes_out,
+            datagrams_in: peer.datagrams_in,
+            datagrams_out: peer.datagrams_out,
+            lost: peer.packets_lost,
+        });
+        let dropped = mesh.drops.into_iter().map(|(reason, count)| (reason.label().to_owned(), count));
+        let refused = self.parts.driver.refusals();
+        Numbers {
+            peers: peers.collect(),
+            dropped: dropped.chain(refused.into_iter().map(|(reason, n)| (format!("core_{reason}"), n))).collect(),
+            services: self.parts.services.numbers(),
+            events: self.parts.events.counts(),
+        }
+    }
+
+    fn command(&self, command: Command) -> Answer<'_, Reply> {
+        self.parts.driver.command(command).boxed()
+    }
+
+    fn why(&self, subject: Subject) -> Answer<'_, Vec<String>> {
+        async move {
+            let (target, local) = match subject {
+                Subject::Node(key) => (Target::Node(key), Vec::new()),
+                Subject::Service(name) => (Target::Name(name.clone()), self.parts.services.why(&name)),
+            };
+            let mut reasons = self.parts.driver.why(target).await?;
+            reasons.extend(local);
+            Ok(reasons)
+        }
+        .boxed()
+    }
+
+    fn serve(&self, request: Serve) -> Answer<'_, ()> {
+        self.start_serving(request).boxed()
+    }
+
+    fn unserve(&self, request: ServiceRef) -> Answer<'_, ()> {
+        self.stop_serving(request).boxed()
+    }
+
+    fn connect(&self, request: Connect) -> Answer<'_, Listener> {
+        self.open_listener(request).boxed()
+    }
+
+    fn disconnect(&self, request: Disconnect) -> Answer<'_, Vec<Listener>> {
+        self.close_listeners(request).boxed()
+    }
+
+    fn listeners(&self) -> Vec<Listener> {
+        self.parts.services.listeners()
+    }
+
+    fn events(&self) -> (Vec<EventRecord>, broadcast::Receiver<EventRecord>) {
+        self.parts.events.follow(EVENTS_KEPT_MAX)
+    }
+
+    fn logs(&self, lines: usize) -> (Vec<String>, broadcast::Receiver<String>) {
+        self.parts.logs.follow(lines)
+    }
+
+    fn settings(&self) -> handle::Settings {
+        self.settings_now().live()
+    }
+
+    fn apply(&self, settings: handle::Settings) -> Answer<'_, ()> {
+        self.put_in_force(settings).boxed()
+    }
+
+    fn shutdown(&self) {
+        self.stop.send_replace(true);
+    }
+}
