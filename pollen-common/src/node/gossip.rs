@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use super::link::{Book, Pull, UNSENT_BYTES_CALM};
+use super::link::{Book, Link, Pull, UNSENT_BYTES_CALM};
 use super::{EventKind, LinkId, Node};
 use crate::identity::{Digest, NodeKey};
 use crate::maps::{Applied, Delta, Heard, Held, Lane, Offer, SignedHead, records};
@@ -226,6 +226,15 @@ impl Node {
             if let Some(link) = self.links.get_mut(&id) {
                 link.sent(book, seq, now.mono);
             }
+        }
+    }
+
+    /// Sends this node's live lane whatever the pace: there is no later.
+    pub(super) fn tell_last(&mut self, id: LinkId) {
+        let held = self.document.held(&self.me, Lane::Live).filter(|_| self.links.get(&id).is_some_and(Link::is_open));
+        if let Some(held) = held {
+            let delta = held.delta(0).delta.encode();
+            self.send(id, &Message::Delta { delta });
         }
     }
 

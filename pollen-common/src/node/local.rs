@@ -70,7 +70,7 @@ impl Node {
             Command::PutState { key, value } => self.write(id, Lane::State, &key, Some(value), now),
             Command::DeleteState { key } => self.write(id, Lane::State, &key, None, now),
             Command::Leave => {
-                self.leave();
+                self.leave(now);
                 self.reply(id, Ok(Reply::Done));
                 Ok(())
             }
@@ -226,10 +226,18 @@ impl Node {
         Ok(())
     }
 
-    fn leave(&mut self) {
+    /// Withdraws its links and says goodbye: all who hear either know at once, whatever others still claim.
+    fn leave(&mut self, now: Now) {
         self.local.leaving = true;
+        for key in self.authoring.keys(Lane::Live, &[]) {
+            let _ = self.put(Lane::Live, &key, None, now);
+        }
+        if let Some(sealed) = self.authoring.seal(now) {
+            self.sealed(sealed, now);
+        }
         let links: Vec<LinkId> = self.links.keys().copied().collect();
         for id in links {
+            self.tell_last(id);
             self.send(id, &Message::Bye);
             self.close(id, "this node leaves");
         }
