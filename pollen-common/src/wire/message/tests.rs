@@ -78,3 +78,14 @@ proptest! {
         let _ = Message::decode(&bytes);
     }
 }
+
+#[test]
+fn the_document_shows_every_message_as_it_is_sent() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/protocol/session.md");
+    let document = std::fs::read_to_string(path).expect("the protocol is documented");
+    for message in every_message() {
+        let hex: String = message.encode().iter().map(|byte| alloc::format!("{byte:02x}")).collect();
+        let line = alloc::format!("| {} | `{hex}` |", message.tag());
+        assert!(document.contains(&line), "{message:?}: session.md lacks the row\n{line}");
+    }
+}
