@@ -260,7 +260,7 @@ impl Mesh {
         });
     }
 
-    /// The connection with `peer`, dialled if there is none. Ends within ten seconds.
+    /// The connection with `peer`, dialled if there is none. Ends within fifteen seconds.
     ///
     /// # Errors
     /// See [`DialError`].

@@ -7,6 +7,8 @@ pub mod batch;
 pub mod bind;
 pub mod routes;
 mod socket;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::future::Future;

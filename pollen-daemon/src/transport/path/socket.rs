@@ -29,15 +29,14 @@ pub struct Udp {
 impl Udp {
     /// Binds `port` on all addresses of both families, or of IPv4 where there is no IPv6.
     pub fn bind(port: u16) -> io::Result<Self> {
-        let (socket, ipv4_only) = match dual_stack(port) {
-            Ok(socket) => (socket, false),
-            Err(error) if is_missing_family(&error) => {
-                let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-                socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
-                (socket, true)
-            }
-            Err(error) => return Err(error),
-        };
+        match dual_stack(port) {
+            Ok(socket) => Self::over(socket, false),
+            Err(error) if is_missing_family(&error) => Self::over(ipv4(port)?, true),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn over(socket: Socket, ipv4_only: bool) -> io::Result<Self> {
         let buffers = size_buffers(&socket)?;
         socket.set_nonblocking(true)?;
         let state = UdpSocketState::new((&socket).into())?;
@@ -99,6 +98,12 @@ fn dual_stack(port: u16) -> io::Result<Socket> {
     Ok(socket)
 }
 
+fn ipv4(port: u16) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
+    Ok(socket)
+}
+
 /// IPv6 compiled out (no such family) or disabled by sysctl (no such address).
 fn is_missing_family(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
@@ -114,4 +119,33 @@ fn size_buffers(socket: &Socket) -> io::Result<(usize, usize)> {
         socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
     }
     Ok((socket.recv_buffer_size()?, socket.send_buffer_size()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn both_kinds_of_socket_reach_an_ipv4_address_and_show_it_as_one_source() {
+        let drops = Drops::default();
+        for udp in [Udp::over(ipv4(0).unwrap(), true).unwrap(), Udp::bind(0).unwrap()] {
+            let other = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            udp.io.writable().await.unwrap();
+            udp.send_probe(other.local_addr().unwrap().into(), b"there", &drops);
+            let mut buffer = [0; 10];
+            let (len, from) = other.recv_from(&mut buffer).await.unwrap();
+            assert_eq!(&buffer[..len], b"there");
+            other.send_to(b"back", from).await.unwrap();
+            let (_, seen) = udp.io.recv_from(&mut buffer).await.unwrap();
+            assert_eq!(Source::from(seen).shown(), other.local_addr().unwrap());
+        }
+        assert_eq!(drops.of(DropReason::SendError), 0);
+    }
+
+    #[tokio::test]
+    async fn a_taken_port_is_an_error_and_not_a_step_down_to_ipv4() {
+        let first = Udp::bind(0).unwrap();
+        let port = first.io.local_addr().unwrap().port();
+        assert_eq!(Udp::bind(port).err().unwrap().kind(), io::ErrorKind::AddrInUse);
+    }
 }
