@@ -6,7 +6,7 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::body::{Body, Parent, RedeemTerms, Verdict};
+use super::body::{Body, EdgeBody, Parent, RedeemTerms, Verdict};
 use super::sign::SignError;
 use super::{Kind, NotStanding, Rights, Standing, Statement};
 use crate::identity::{ClusterId, NodeKey, SecretKey, Verify};
@@ -182,7 +182,17 @@ impl Standing {
             match roll.edge(&issuer, &joiner) {
                 None if stands_by_invite && self.stands(&joiner, now).is_ok() => {
                     if let Some(rights) = invite.edge().and_then(|edge| edge.rights.clone()) {
-                        adopted.push(roll.admit_since(me, joiner, rights, Some(seen), now)?);
+                        match roll.admit_since(me, joiner, rights.clone(), Some(seen), now) {
+                            Ok(edge) => adopted.push(edge),
+                            // No room for invite and edge beside each other: one takes the other's place at once.
+                            Err(SignError::PoolUsedUp { .. }) => {
+                                let edge =
+                                    EdgeBody { since: Some(seen), ..EdgeBody::new(Verdict::Member, Some(rights)) };
+                                adopted.push(roll.sign_edge(me, joiner, edge, now)?);
+                                adopted.push(roll.deny_used(me, invite, joiner, now)?);
+                            }
+                            Err(error) => return Err(error),
+                        }
                     }
                 }
                 Some(_) if !stands_by_invite => adopted.push(roll.deny_used(me, invite, joiner, now)?),

@@ -64,14 +64,14 @@ impl Roll {
         Ok(draft.sign(by)?)
     }
 
-    /// The defaults of a tier below `issuer`: an admin's pool is at most half of what the issuer has left, so that
-    /// admins can go on admitting admins.
+    /// The defaults of a tier below `issuer`. An admin's pool is at most so large that twice the cost fits into what
+    /// the issuer has left: while an invite is being adopted both count, and then there is room for another admin.
     #[must_use]
     pub fn default_rights(&self, issuer: &NodeKey, tier: Tier) -> Rights {
         let usage = self.usage(issuer);
         let half_left = u32::try_from(usage.pool_kib.saturating_sub(usage.cost_kib) / 2).unwrap_or(u32::MAX);
         let rights = Rights::of(tier);
-        Rights { pool_kib: rights.pool_kib.min(half_left), ..rights }
+        Rights { pool_kib: rights.pool_kib.min(half_left.saturating_sub(rights.quota_kib)), ..rights }
     }
 
     /// Admits `subject`, or replaces what it may do, down as well as up. Its seniority stays.
@@ -171,10 +171,12 @@ impl Roll {
         Ok(statement)
     }
 
-    /// The edge that `issuer` has to `subject`, with another verdict.
+    /// The edge that `issuer` has to `subject`, with another verdict. Rights are repeated because the statements of a
+    /// denied admin stay and go on counting against its issuer's pool; nothing stays of an invite key, so its cost goes.
     fn repeated(&self, issuer: &NodeKey, subject: &NodeKey, verdict: Verdict) -> EdgeBody {
-        let held = self.edge(issuer, subject).cloned();
-        EdgeBody { verdict, ..held.unwrap_or_else(|| EdgeBody::new(verdict, None)) }
+        let held = self.edge(issuer, subject).cloned().unwrap_or_else(|| EdgeBody::new(verdict, None));
+        let rights = held.rights.filter(|_| held.invite.is_none());
+        EdgeBody { verdict, rights, ..held }
     }
 
     /// The denial of an invite key that is known from its token and not from the roll.
@@ -186,7 +188,8 @@ impl Roll {
         now: UnixMs,
     ) -> Result<Statement, SignError> {
         let Some(edge) = invite.edge() else { return Err(SignError::Statement(StatementError::Inline)) };
-        let edge = EdgeBody { verdict: Verdict::Denied, redeemed_by: Some(holder), ..edge.clone() };
+        let invite_terms = edge.invite.clone();
+        let edge = EdgeBody { invite: invite_terms, redeemed_by: Some(holder), ..EdgeBody::new(Verdict::Denied, None) };
         self.sign_edge(by, invite.subject(), edge, UnixMs(now.0.max(invite.generation() + 1)))
     }
 

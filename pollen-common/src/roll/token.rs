@@ -80,7 +80,8 @@ impl From<GenesisError> for TokenError {
 
 impl Standing {
     /// Invites: whoever redeems the token becomes a member with `rights` below `me`. `seed` is fresh entropy.
-    /// Of `contacts` the first [`CONTACTS_MAX`] are named, each with its first [`CONTACT_ADDRS_MAX`] addresses.
+    /// A pool of the default size becomes what [`Roll::default_rights`] allows here, so that an admin by default can
+    /// admit admins by default. Of `contacts` the first [`CONTACTS_MAX`] are named, each with its first [`CONTACT_ADDRS_MAX`] addresses.
     ///
     /// # Errors
     /// If `me` may not invite, or its pool is used up. Nothing is published either way.
@@ -95,6 +96,10 @@ impl Standing {
     ) -> Result<Token, SignError> {
         self.stands_as_admin(&me.public(), now).map_err(SignError::MayNotAdmit)?;
         let secret = SecretKey::from_seed(seed);
+        let mut rights = rights;
+        if rights.pool_kib == Rights::POOL_KIB_ADMIN {
+            rights.pool_kib = self.roll().default_rights(&me.public(), rights.tier).pool_kib;
+        }
         let invite = Arc::new(self.roll().invite(me, secret.public(), rights, terms, now)?);
         let shorter = |c: &Contact| Contact { addrs: c.addrs.iter().take(CONTACT_ADDRS_MAX).copied().collect(), ..*c };
         Ok(Token {

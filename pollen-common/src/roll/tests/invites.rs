@@ -293,3 +293,32 @@ fn members_are_renewed_before_old_denials_push_them_out() {
     }
     assert!((1..40).contains(&renewed), "{renewed} renewals for 70 denials");
 }
+
+#[test]
+fn admins_by_default_admit_admins_by_default() {
+    let mut world = World::founded();
+    for n in 2..=7 {
+        let now = world.tick();
+        let terms = RedeemTerms { not_after: now.after(Duration::from_secs(60)), bound: None };
+        let rights = Rights::of(Tier::Admin);
+        let token = world.standing().invite(&secret(n - 1), &[100 + n; 32], rights, terms, &[], now);
+        world.redeems(&token.expect("fits"), n, n - 1).expect("valid");
+    }
+    let last = world.stands(7).expect("stands").rights;
+    assert_eq!((last.tier, last.pool_kib >= 4096), (Tier::Admin, true), "{last:?}");
+}
+
+#[test]
+fn an_invite_of_the_whole_pool_is_adopted_at_once_and_a_used_one_costs_nothing() {
+    let mut world = admins();
+    let whole = Rights { pool_kib: 60_000, ..Rights::of(Tier::Admin) };
+    let now = world.tick();
+    let terms = RedeemTerms { not_after: now.after(Duration::from_secs(60)), bound: None };
+    let token = world.standing().invite(&secret(2), &[100; 32], whole, terms, &[], now).expect("fits");
+    world.redeems(&token, 9, 3).expect("valid");
+    let now = world.tick();
+    let adopted = world.standing().adopt(&secret(2), now).expect("signs");
+    world.merge(adopted);
+    assert_eq!(world.stands(9).map(|m| m.path), Ok(vec![key(2), key(1)]));
+    assert_eq!(world.roll.usage(&key(2)).cost_kib, 61_024, "the member alone");
+}
