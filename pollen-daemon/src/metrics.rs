@@ -90,7 +90,7 @@ impl Exporter {
                     *current = bind(before).ok().map(|listener| self.spawn(before, listener));
                 }
                 return Err(Failure::new(Code::Failed, format!("cannot listen on {}: {error}", show_address(address)))
-                    .hint("Nothing was changed. Choose another port: pln set http :PORT"));
+                    .hint("nothing was changed. Choose another port: pln set http :PORT"));
             }
         }
         Ok(())

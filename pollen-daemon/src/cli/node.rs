@@ -167,7 +167,7 @@ impl Down {
         };
         tokio::time::timeout(DOWN_TIMEOUT, gone).await.map_err(|_| {
             Failure::new(Code::Failed, format!("the daemon still runs after {} s", DOWN_TIMEOUT.as_secs()))
-                .hint("Look at `pln logs`")
+                .hint("look at `pln logs`")
         })?;
         output.answer(&done, || "down".into())
     }
@@ -215,14 +215,14 @@ impl Purge {
             return Err(Failure::new(Code::Failed, "nothing was deleted"));
         }
         store::purge(held, self.include_keys)
-            .map_err(|error| Failure::new(Code::Failed, format!("{}: {error}", dir.display())).hint("Run it again"))?;
+            .map_err(|error| Failure::new(Code::Failed, format!("{}: {error}", dir.display())).hint("run it again"))?;
         output.answer(&Done::YES, || format!("deleted the state in {}", dir.display()))
     }
 }
 
 fn confirmed(dir: &Path, keys: bool) -> Result<bool, Failure> {
     if !std::io::stdin().is_terminal() {
-        return Err(Failure::new(Code::Usage, "there is nobody to ask whether to delete").hint("Add --yes"));
+        return Err(Failure::new(Code::Usage, "there is nobody to ask whether to delete").hint("add --yes"));
     }
     let what = if keys { "all state AND KEYS" } else { "all state but the keys" };
     let mut answer = String::new();

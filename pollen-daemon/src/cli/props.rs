@@ -49,7 +49,7 @@ fn pair(given: &str) -> Result<(String, String), Failure> {
         Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
         _ => {
             Err(usage(format!("`{given}` is no property"))
-                .hint("Write --prop region=eu, or --prop '{\"region\":\"eu\"}'"))
+                .hint("write --prop region=eu, or --prop '{\"region\":\"eu\"}'"))
         }
     }
 }
@@ -63,7 +63,7 @@ fn object(json: &str) -> Result<Vec<(String, String)>, Failure> {
         Value::Bool(_) | Value::Number(_) => Ok((key, value.to_string())),
         Value::Null | Value::Array(_) | Value::Object(_) => {
             Err(usage(format!("the property {key} is not a plain value"))
-                .hint("Properties are flat: text, numbers, true, false"))
+                .hint("properties are flat: text, numbers, true, false"))
         }
     };
     parsed.into_iter().map(flat).collect()

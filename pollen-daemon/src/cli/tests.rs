@@ -32,7 +32,7 @@ impl Offline for Remembers {
 
     fn join(&self, _: &Path, token: &str) -> Result<Joined, Failure> {
         if token == "spent" {
-            return Err(Failure::new(Code::Denied, "the token was used already").hint("Ask for another: pln invite"));
+            return Err(Failure::new(Code::Denied, "the token was used already").hint("ask for another: pln invite"));
         }
         Ok(Joined { cluster: ClusterId([0xC1; 32]), node: sample::key(1) })
     }
@@ -199,7 +199,7 @@ fn init_and_join_print_whom_they_made() {
 
     let spent = pln(&["join", "spent"]);
     assert_eq!(spent.code, 4);
-    assert_eq!(spent.err, "pln: the token was used already\n  Ask for another: pln invite\n");
+    assert_eq!(spent.err, "pln: the token was used already\n  ask for another: pln invite\n");
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn looking_names_targets_and_says_what_is_not_there() {
     assert_eq!(absent.code, 3);
     assert_eq!(
         absent.err,
-        "pln: there is no node or service `paris`\n  See `pln status --include-offline` for what there is\n"
+        "pln: there is no node or service `paris`\n  see `pln status --include-offline` for what there is\n"
     );
     assert_eq!(daemon.pln(&["why", "a b?c/../d"]).code, 3, "odd targets stay targets");
     assert_eq!(daemon.pln(&["inspect", ""]).code, 2);

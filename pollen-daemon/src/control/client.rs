@@ -97,7 +97,7 @@ impl Client {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.absent(&error))?;
         let broke = |error: hyper::Error| {
             Failure::new(Code::Unreachable, format!("the daemon broke off: {error}"))
-                .hint("Look at `pln logs` for what happened to it")
+                .hint("look at `pln logs` for what happened to it")
         };
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broke)?;
@@ -129,10 +129,10 @@ impl Client {
         match error.kind() {
             io::ErrorKind::PermissionDenied => {
                 Failure::new(Code::Denied, format!("{socket} may not be opened by this user"))
-                    .hint("Run it with sudo, or add the user to the group pln")
+                    .hint("run it with sudo, or add the user to the group pln")
             }
             _ => Failure::new(Code::Unreachable, format!("no daemon answers at {socket}: {error}"))
-                .hint("Start it with `pln up`, or name its state directory with --dir"),
+                .hint("start it with `pln up`, or name its state directory with --dir"),
         }
     }
 }
@@ -146,7 +146,7 @@ async fn whole(body: Incoming) -> Result<Bytes, Failure> {
 
 fn misread(error: &serde_json::Error) -> Failure {
     Failure::new(Code::Failed, format!("the daemon's answer is not understood: {error}"))
-        .hint("The daemon and this command may be of different versions: restart the daemon")
+        .hint("the daemon and this command may be of different versions: restart the daemon")
 }
 
 /// `text` as one segment of a path: everything but what never means anything there is percent-encoded.

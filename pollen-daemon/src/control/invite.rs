@@ -27,7 +27,7 @@ pub fn terms(body: &InviteBody, now: UnixMs) -> Result<InviteTerms, Failure> {
         return Err(usage(&format!("a quota is at least {} KiB", Rights::QUOTA_KIB_MIN)));
     }
     if body.tier != TierName::Admin && body.pool_kib.is_some_and(|pool| pool > 0) {
-        return Err(usage("only an admin has a pool, for only an admin admits others").hint("Add --admin"));
+        return Err(usage("only an admin has a pool, for only an admin admits others").hint("add --admin"));
     }
     let subject = body.subject.as_deref().map(parse_subject).transpose()?;
     Ok(InviteTerms {
@@ -46,7 +46,7 @@ pub fn terms(body: &InviteBody, now: UnixMs) -> Result<InviteTerms, Failure> {
 fn parse_subject(hex: &str) -> Result<NodeKey, Failure> {
     hex.parse().map_err(|_| {
         Failure::new(Code::Usage, format!("`{hex}` is no node key"))
-            .hint("It takes all 64 hexadecimal digits that `pln id` shows on the machine that is to join")
+            .hint("it takes all 64 hexadecimal digits that `pln id` shows on the machine that is to join")
     })
 }
 

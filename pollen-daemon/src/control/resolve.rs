@@ -53,7 +53,7 @@ pub fn concerned(view: &View, target: &str) -> Result<Subject, Failure> {
 fn one<T>(target: &str, mut found: Vec<(T, String)>) -> Result<T, Failure> {
     match found.len() {
         0 => Err(Failure::new(Code::NotFound, format!("there is no node or service `{target}`"))
-            .hint("See `pln status --include-offline` for what there is")),
+            .hint("see `pln status --include-offline` for what there is")),
         1 => Ok(found.remove(0).0),
         count => {
             let mut shown: Vec<String> = found.into_iter().take(CANDIDATES_MAX).map(|(_, show)| show).collect();
@@ -61,7 +61,7 @@ fn one<T>(target: &str, mut found: Vec<(T, String)>) -> Result<T, Failure> {
                 shown.push(format!("{} more", count - CANDIDATES_MAX));
             }
             Err(Failure::new(Code::Ambiguous, format!("`{target}` may mean {count} things"))
-                .hint(format!("Candidates: {}", shown.join(", "))))
+                .hint(format!("candidates: {}", shown.join(", "))))
         }
     }
 }

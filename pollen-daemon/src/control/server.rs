@@ -75,7 +75,7 @@ impl Api {
             .route("/v1/shutdown", post(shutdown))
             .fallback(async |request: Request| {
                 Failure::new(Code::NotFound, format!("there is no {} in this API", request.uri().path()))
-                    .hint("The daemon may be older than this command: compare `pln version` with `pln status`")
+                    .hint("the daemon may be older than this command: compare `pln version` with `pln status`")
             })
             .method_not_allowed_fallback(async |request: Request| {
                 let (method, path) = (request.method(), request.uri().path());
@@ -94,7 +94,7 @@ async fn within<T>(answer: Answer<'_, T>) -> Result<T, Failure> {
             Code::Failed,
             format!("the daemon did not finish within {} s; whether it will is unknown", REQUEST_TIMEOUT.as_secs()),
         )
-        .hint("Look at `pln status` and `pln logs` before trying again")),
+        .hint("look at `pln status` and `pln logs` before trying again")),
     }
 }
 

@@ -33,7 +33,7 @@ impl FromStr for Key {
     fn from_str(s: &str) -> Result<Self, Failure> {
         Self::ALL.into_iter().find(|key| key.as_str() == s).ok_or_else(|| {
             let known = Self::ALL.map(Self::as_str).join(", ");
-            Failure::new(Code::Usage, format!("there is no setting `{s}`")).hint(format!("Known settings: {known}"))
+            Failure::new(Code::Usage, format!("there is no setting `{s}`")).hint(format!("known settings: {known}"))
         })
     }
 }
@@ -59,7 +59,7 @@ pub fn parse_address(s: &str) -> Result<SocketAddr, Failure> {
     let local = || s.strip_prefix("localhost:").and_then(|port| format!("127.0.0.1:{port}").parse().ok());
     every(s.strip_prefix(':').unwrap_or(s)).or_else(|| s.parse().ok()).or_else(local).ok_or_else(|| {
         Failure::new(Code::Usage, format!("`{s}` is no listening address"))
-            .hint("Write `:9090` for every interface, or `127.0.0.1:9090` for this machine alone")
+            .hint("write `:9090` for every interface, or `127.0.0.1:9090` for this machine alone")
     })
 }
 
@@ -76,7 +76,7 @@ fn parse_level(s: &str) -> Result<String, Failure> {
     let parses = tracing_subscriber::EnvFilter::builder().parse(s).is_ok();
     if s.is_empty() || s.len() > LEVEL_BYTES_MAX || !parses {
         return Err(Failure::new(Code::Usage, format!("`{s}` is no log level"))
-            .hint("Levels: error, warn, info, debug, trace; or by module: info,pollen_daemon::services=debug"));
+            .hint("levels: error, warn, info, debug, trace; or by module: info,pollen_daemon::services=debug"));
     }
     Ok(s.into())
 }
@@ -118,6 +118,6 @@ mod tests {
     fn an_unknown_key_names_those_there_are() {
         let failure = "htpp".parse::<Key>().unwrap_err();
         assert_eq!(failure.code, Code::Usage);
-        assert_eq!(failure.hint.as_deref(), Some("Known settings: http, log-level"));
+        assert_eq!(failure.hint.as_deref(), Some("known settings: http, log-level"));
     }
 }

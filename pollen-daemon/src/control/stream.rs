@@ -62,7 +62,7 @@ fn answer<T: Clone + Send + 'static, L: Serialize + Send + 'static>(
         return Ok((kind, Body::from_stream(past.map(line))).into_response());
     }
     let place = Arc::clone(&api.followers).try_acquire_owned().map_err(|_| {
-        Failure::new(Code::Failed, "too many are following already").hint("End another `pln events` or `pln logs -f`")
+        Failure::new(Code::Failed, "too many are following already").hint("end another `pln events` or `pln logs -f`")
     })?;
     let live =
         follow_live(live, place).filter_map(move |told| std::future::ready(told.map(&show).map_or_else(&gap, Some)));

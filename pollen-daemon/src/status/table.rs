@@ -216,6 +216,7 @@ fn node_fields(node: &NodeDetail) -> Fields {
         .provides
         .iter()
         .map(|p| format!("{} {} {}", p.name.as_deref().unwrap_or("(no name)"), protocol(p.protocol), p.port));
+    let path_to_root = node.path_to_root.iter().cloned().chain(["the root".to_owned()]).collect();
     let mut fields: Fields = vec![
         ("node", row.name.iter().cloned().collect()),
         ("key", vec![row.key.clone()]),
@@ -227,7 +228,7 @@ fn node_fields(node: &NodeDetail) -> Fields {
         ("quota", vec![format!("{} KiB", node.quota_kib)]),
         ("pool", vec![format!("{} KiB", node.pool_kib)]),
         ("prefixes", node.prefixes.clone()),
-        ("admitted by", node.path_to_root.clone()),
+        ("admitted by", path_to_root),
         ("addresses", row.addrs.iter().map(ToString::to_string).collect()),
         ("links", node.neighbours.iter().map(show_ref).collect()),
         ("provides", provided.collect()),
