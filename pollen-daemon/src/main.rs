@@ -31,9 +31,9 @@ impl Offline for Machinery {
             let failure = Failure::new(of_join(&error), error.to_string());
             match error {
                 JoinError::Unreachable(_) => {
-                    failure.hint("Check that one of them is up and that its UDP port can be reached from here")
+                    failure.hint("check that one of them is up and that its UDP port can be reached from here")
                 }
-                JoinError::Refused(_) => failure.hint("Ask for a new token with `pln invite` on a member"),
+                JoinError::Refused(_) => failure.hint("ask for a new token with `pln invite` on a member"),
                 _ => failure,
             }
         })?;

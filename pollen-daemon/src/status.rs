@@ -11,7 +11,7 @@ use pollen_common::views::{Liveness, NodeInfo, Provider, ServiceInfo, View};
 use serde::{Deserialize, Serialize};
 
 use crate::control::api::{Connection, ProtocolName, TierName};
-use crate::control::handle::{About, Listener, Numbers, PeerNumbers};
+use crate::control::handle::{About, Listener, Numbers, PeerNumbers, SocketNumbers};
 use crate::datapath::Standing;
 
 pub mod health;
@@ -51,6 +51,7 @@ pub struct Status {
     pub connections: Vec<Connection>,
     pub document: Document,
     pub datapath: Datapath,
+    pub socket: Socket,
 }
 
 /// This node.
@@ -190,6 +191,25 @@ pub struct RefusedRow {
     pub reason: String,
 }
 
+/// The UDP socket that all of the mesh's packets share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Socket {
+    pub local: Option<SocketAddr>,
+    /// Datagrams that one send can carry; 1 without segmentation offload.
+    pub gso_segments: usize,
+    /// Datagrams that one receive can bring; 1 without coalescing.
+    pub gro_segments: usize,
+    pub receive_buffer_bytes: usize,
+    pub send_buffer_bytes: usize,
+}
+
+impl From<&SocketNumbers> for Socket {
+    fn from(socket: &SocketNumbers) -> Self {
+        let SocketNumbers { local, gso_segments, gro_segments, receive_buffer_bytes, send_buffer_bytes, .. } = *socket;
+        Self { local, gso_segments, gro_segments, receive_buffer_bytes, send_buffer_bytes }
+    }
+}
+
 /// How packets are moved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Datapath {
@@ -203,7 +223,7 @@ impl Status {
     /// What `reading` says.
     #[must_use]
     pub fn of(reading: Reading<'_>) -> Self {
-        let Reading { view, listeners, datapath, .. } = reading;
+        let Reading { view, numbers, listeners, datapath, .. } = reading;
         Self {
             health: Health::of(reading),
             me: me(reading),
@@ -211,6 +231,7 @@ impl Status {
             services: services(view, listeners),
             connections: listeners.iter().map(Connection::from).collect(),
             document: document(view),
+            socket: Socket::from(&numbers.socket),
             datapath: Datapath { rung: datapath.rung.label().into(), why_not_higher: datapath.why_not_higher.clone() },
         }
     }

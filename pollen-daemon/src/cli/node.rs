@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use hyper::Method;
+use pollen_common::identity::NodeKey;
 use serde_json::json;
 
 use super::offline::Offline;
@@ -16,6 +17,7 @@ use crate::control::api::{self, Done};
 use crate::control::client::Client;
 use crate::control::failure::{Code, Failure};
 use crate::control::settings::parse_address;
+use crate::enroll::{self, EnrollError};
 use crate::keys;
 use crate::store::{self, OpenError, StateDir};
 
@@ -181,18 +183,30 @@ pub(super) struct Id {}
 
 impl Id {
     pub(super) fn run(self, dir: &Path, output: &mut Output<'_, '_>) -> Result<(), Failure> {
-        let failed = |error: keys::KeyError| Failure::new(Code::Failed, error.to_string());
         // Reading takes no lock, so that it works beside a running daemon.
-        let secret = match keys::load_node(dir).map_err(failed)? {
-            Some(secret) => secret,
-            None => {
-                let held = StateDir::create(dir).map_err(not_opened)?;
-                keys::load_or_make_node(held.path()).map_err(failed)?
-            }
+        let known = enroll::id(dir).map_err(|error| match error {
+            EnrollError::Open(error) => not_opened(error),
+            error => Failure::new(Code::Failed, error.to_string()),
+        })?;
+        let (key, cluster, root) = match known {
+            Some(identity) => (identity.node, identity.cluster, identity.root),
+            None => (make_key(dir)?, None, None),
         };
-        let key = secret.public().to_string();
-        output.answer(&json!({"key": key}), || key.clone())
+        let hex = |bytes: &dyn std::fmt::Display| bytes.to_string();
+        let document = json!({
+            "key": hex(&key),
+            "cluster_id": cluster.as_ref().map(|cluster| hex(cluster)),
+            "root_pub": root.as_ref().map(|root| hex(root)),
+        });
+        // The key alone, so that `pln invite $(pln id)` works.
+        output.answer(&document, || hex(&key))
     }
+}
+
+fn make_key(dir: &Path) -> Result<NodeKey, Failure> {
+    let held = StateDir::create(dir).map_err(not_opened)?;
+    let made = keys::load_or_make_node(held.path());
+    made.map(|secret| secret.public()).map_err(|error| Failure::new(Code::Failed, error.to_string()))
 }
 
 /// Delete this node's state

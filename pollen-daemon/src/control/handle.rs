@@ -185,11 +185,28 @@ pub struct Settings {
 pub struct Numbers {
     /// One per peer with a connection.
     pub peers: Vec<PeerNumbers>,
+    pub socket: SocketNumbers,
     /// Incoming frames and datagrams that were dropped, by reason.
     pub dropped: BTreeMap<String, u64>,
     pub services: ServiceNumbers,
     /// Events by kind.
     pub events: BTreeMap<EventKind, u64>,
+}
+
+/// The UDP socket that all of the mesh's packets share.
+#[derive(Clone, Debug, Default)]
+pub struct SocketNumbers {
+    /// Where it is bound.
+    pub local: Option<SocketAddr>,
+    /// Datagrams that one send can carry; 1 without segmentation offload.
+    pub gso_segments: usize,
+    /// Datagrams that one receive can bring; 1 without coalescing.
+    pub gro_segments: usize,
+    /// As the kernel counts them.
+    pub receive_buffer_bytes: usize,
+    pub send_buffer_bytes: usize,
+    /// Source addresses that belong to a node which proved its key.
+    pub sources_bound: usize,
 }
 
 /// A connected peer.

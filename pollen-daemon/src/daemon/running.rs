@@ -13,7 +13,7 @@ use tokio::sync::{broadcast, watch};
 use crate::config::{self, Settings};
 use crate::control::handle::{
     self, About, Answer, Connect, Daemon, Disconnect, EventRecord, Listener, Numbers, PeerNumbers, Serve, ServiceRef,
-    Subject,
+    SocketNumbers, Subject,
 };
 use crate::driver::{DriverHandle, clock};
 use crate::events::{EVENTS_KEPT_MAX, Events};
@@ -180,7 +180,9 @@ pub(super) fn adopt(config: &mut ServicesConfig, view: &View) {
     let unnamed = view.unnamed.iter().filter(|provider| provider.node == view.me);
     for (name, provider, shared) in named.chain(unnamed.map(|provider| (None, provider, false))) {
         let (protocol, port) = (provider.protocol.into(), provider.port);
-        let served = |export: &ExportConfig| export.name == name && (name.is_some() || (export.protocol, export.port) == (protocol, port));
+        let served = |export: &ExportConfig| {
+            export.name == name && (name.is_some() || (export.protocol, export.port) == (protocol, port))
+        };
         match config.exports.iter_mut().find(|export| served(export)) {
             // The claim is newer than a configuration that differs.
             Some(export) => (export.protocol, export.port) = (protocol, port),
@@ -220,6 +222,14 @@ impl Daemon for Running {
         let refused = self.parts.driver.refusals();
         Numbers {
             peers: peers.collect(),
+            socket: SocketNumbers {
+                local: mesh.local,
+                gso_segments: mesh.gso_segments,
+                gro_segments: mesh.gro_segments,
+                receive_buffer_bytes: mesh.receive_buffer_bytes,
+                send_buffer_bytes: mesh.send_buffer_bytes,
+                sources_bound: mesh.sources_bound,
+            },
             dropped: dropped.chain(refused.into_iter().map(|(reason, n)| (format!("core_{reason}"), n))).collect(),
             services: self.parts.services.numbers(),
             events: self.parts.events.counts(),

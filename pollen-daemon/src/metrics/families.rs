@@ -118,6 +118,25 @@ fn cluster(scrape: &Scrape, daemon: &dyn Daemon, numbers: &Numbers) -> Result {
         &[],
         &[(&[], as_u64(view.refused.len()))],
     )?;
+    let socket = &numbers.socket;
+    scrape.gauge(
+        "pln_socket_segments",
+        "Datagrams that one system call can carry, by direction; 1 where the kernel does not join them.",
+        &["direction"],
+        &[(&["in"], as_u64(socket.gro_segments)), (&["out"], as_u64(socket.gso_segments))],
+    )?;
+    scrape.gauge(
+        "pln_socket_buffer_bytes",
+        "The UDP socket's buffers, as the kernel counts them, by direction.",
+        &["direction"],
+        &[(&["in"], as_u64(socket.receive_buffer_bytes)), (&["out"], as_u64(socket.send_buffer_bytes))],
+    )?;
+    scrape.gauge(
+        "pln_sources_bound",
+        "Source addresses that belong to a node which proved its key.",
+        &[],
+        &[(&[], as_u64(socket.sources_bound))],
+    )?;
     let direct = as_u64(numbers.peers.iter().filter(|peer| peer.path == "direct").count());
     scrape.gauge(
         "pln_peers",

@@ -57,7 +57,12 @@ fn standing(Reading { view, now, .. }: Reading<'_>) -> Option<(HealthState, Stri
 fn company(view: &View) -> Option<(HealthState, String)> {
     let others = view.nodes.len().saturating_sub(usize::from(view.nodes.contains_key(&view.me)));
     let alone = !view.nodes.values().any(|node| matches!(node.liveness, Liveness::Online { .. }));
-    (others > 0 && alone).then(|| (HealthState::Unhealthy, format!("none of the {others} other nodes can be reached")))
+    let reason = match others {
+        0 => return None,
+        1 => "the only other node cannot be reached".to_owned(),
+        _ => format!("none of the {others} other nodes can be reached"),
+    };
+    alone.then_some((HealthState::Unhealthy, reason))
 }
 
 fn names(view: &View) -> Option<(HealthState, String)> {

@@ -9,7 +9,7 @@ use pollen_common::roll::{Member, Rights, Tier};
 use pollen_common::time::UnixMs;
 use pollen_common::views::{Conflict, Liveness, NodeInfo, Protocol, Provider, RefusedEntry, ServiceInfo, View};
 
-use crate::control::handle::{About, Listener, Numbers, PeerNumbers, ServiceNumbers, ServiceRef};
+use crate::control::handle::{About, Listener, Numbers, PeerNumbers, ServiceNumbers, ServiceRef, SocketNumbers};
 use crate::datapath::{Rung, Standing};
 
 /// 2026-11-23 02:24:01Z.
@@ -94,6 +94,14 @@ pub(crate) fn numbers() -> Numbers {
             datagrams_out: 9,
             lost: 1,
         }],
+        socket: SocketNumbers {
+            local: Some("[::]:60611".parse().expect("an address")),
+            gso_segments: 64,
+            gro_segments: 64,
+            receive_buffer_bytes: 4 << 20,
+            send_buffer_bytes: 4 << 20,
+            sources_bound: 2,
+        },
         dropped: [("unbound_source".to_owned(), 3)].into(),
         services: ServiceNumbers {
             streams_open: 2,
