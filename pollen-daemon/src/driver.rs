@@ -296,3 +296,6 @@ async fn sleep_until(due: Option<tokio::time::Instant>) {
         None => poll_fn(|_| std::task::Poll::Pending).await,
     }
 }
+
+#[cfg(test)]
+mod tests;

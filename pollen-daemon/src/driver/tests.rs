@@ -1,0 +1,143 @@
+//! The driver around a real node and a real store, with links that only record what they are told.
+
+use std::path::Path;
+use std::thread::JoinHandle;
+
+use pollen_common::identity::{SecretKey, Strict};
+use pollen_common::node::{InviteTerms, NodeConfig};
+use pollen_common::roll::{Rights, Tier};
+use pollen_common::views::Protocol;
+
+use super::*;
+use crate::{enroll, keys, store};
+
+#[derive(Clone, Default)]
+struct Recorded(Arc<Mutex<Vec<String>>>);
+
+impl Recorded {
+    fn note(&self, what: String) {
+        self.0.lock().expect("no test panics while it holds this").push(what);
+    }
+
+    fn all(&self) -> Vec<String> {
+        self.0.lock().expect("no test panics while it holds this").clone()
+    }
+}
+
+impl Links for Recorded {
+    fn dial(&self, peer: NodeKey, _: Vec<SocketAddr>) {
+        self.note(format!("dial {}", peer.short()));
+    }
+    fn send(&self, link: LinkId, bytes: Vec<u8>) {
+        assert!(!bytes.is_empty());
+        self.note(format!("send on {}", link.0));
+    }
+    fn send_datagram(&self, link: LinkId, _: Vec<u8>) {
+        self.note(format!("datagram on {}", link.0));
+    }
+    fn close(&self, link: LinkId, _: String) {
+        self.note(format!("close {}", link.0));
+    }
+}
+
+struct Rig {
+    handle: DriverHandle,
+    links: Recorded,
+    happens: mpsc::Sender<Input>,
+    written: mpsc::UnboundedSender<Written>,
+    driver: tokio::task::JoinHandle<Result<(), DriverError>>,
+    writer: Writer,
+    writer_thread: JoinHandle<()>,
+}
+
+fn node_in(dir: &Path) -> (Node, store::Store, Clock) {
+    let store = store::open_or_create(dir).expect("ours");
+    enroll::found_in(&store, &BTreeMap::new()).expect("a cluster");
+    let secret = keys::load_node(dir).expect("readable").expect("made with the cluster");
+    let clock = Clock::default();
+    let config = NodeConfig::new(secret, [7; 32], Arc::new(Strict));
+    let node = Node::restore(config, store.node_records().expect("readable"), clock.now()).expect("a node");
+    (node, store, clock)
+}
+
+fn rig(dir: &Path) -> Rig {
+    let (node, store, clock) = node_in(dir);
+    let (view, _) = views_of(&node);
+    let (written, acks) = mpsc::unbounded_channel();
+    let (writer, writer_thread) = Writer::start(store, written.clone());
+    let links = Recorded::default();
+    let parts =
+        Parts { node, clock, links: links.clone(), writer: writer.clone(), written: acks, events: Events::default() };
+    let (driver, handle) = Driver::new(parts, view);
+    let (happens, mesh) = mpsc::channel(4);
+    let driver = tokio::spawn(driver.run(mesh));
+    Rig { handle, links, happens, written, driver, writer, writer_thread }
+}
+
+fn serve(name: &str) -> Command {
+    let name = Some(name.parse().expect("a name"));
+    Command::Serve { name, protocol: Protocol::Tcp, port: 80, shared: false }
+}
+
+#[tokio::test]
+async fn whoever_gets_an_answer_sees_its_effect_in_the_view_and_on_disk() {
+    let temp = tempfile::tempdir().expect("temporary directory");
+    let rig = rig(temp.path());
+    assert_eq!(rig.handle.command(serve("api")).await, Ok(Reply::Done));
+    let name = "api".parse().expect("a name");
+    assert!(rig.handle.view().services.contains_key(&name), "answered before the view showed it");
+    // Nothing more is written: what is there now was there when the answer came.
+    rig.driver.abort();
+    rig.writer.stop();
+    rig.writer_thread.join().expect("the writer does not panic");
+    let (again, ..) = node_in(temp.path());
+    assert!(again.view().services.contains_key(&name), "answered before it was on disk");
+}
+
+#[tokio::test]
+async fn each_asker_gets_its_own_answer() {
+    let temp = tempfile::tempdir().expect("temporary directory");
+    let rig = rig(temp.path());
+    let not_after = clock::unix_now().after(std::time::Duration::from_secs(60));
+    let terms = InviteTerms { rights: Rights::of(Tier::Leaf), subject: None, not_after };
+    let unserve = Command::Unserve { name: None, protocol: Protocol::Tcp, port: 9 };
+    let (invited, refused) = tokio::join!(rig.handle.command(Command::Invite { terms }), rig.handle.command(unserve));
+    assert!(matches!(invited, Ok(Reply::Token(token)) if !token.is_empty()));
+    assert_eq!(refused.map_err(|refusal| refusal.kind), Err(RefusalKind::NotFound));
+    let why = rig.handle.why(Target::Node(rig.handle.view().me)).await;
+    assert!(why.is_ok_and(|reasons| !reasons.is_empty()));
+}
+
+#[tokio::test]
+async fn a_new_link_is_spoken_to() {
+    let temp = tempfile::tempdir().expect("temporary directory");
+    let rig = rig(temp.path());
+    let peer = SecretKey::from_seed(&[9; 32]).public();
+    rig.happens.send(Input::LinkUp { link: LinkId(3), peer, dialed: true }).await.expect("the driver listens");
+    // Answered after the link's input, and its outputs are carried out before the answer.
+    let _ = rig.handle.command(Command::Unserve { name: None, protocol: Protocol::Tcp, port: 9 }).await;
+    while rig.links.all().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert!(rig.links.all().contains(&"send on 3".to_owned()), "{:?}", rig.links.all());
+}
+
+#[tokio::test]
+async fn it_stops_when_asked_and_says_so_to_later_askers() {
+    let temp = tempfile::tempdir().expect("temporary directory");
+    let rig = rig(temp.path());
+    rig.handle.stop().await;
+    rig.driver.await.expect("the driver does not panic").expect("a stop is no failure");
+    let refused = rig.handle.command(serve("late")).await;
+    assert_eq!(refused.map_err(|refusal| refusal.kind), Err(RefusalKind::Unreachable));
+}
+
+#[tokio::test]
+async fn a_disk_that_fails_ends_the_node_rather_than_its_promises() {
+    let temp = tempfile::tempdir().expect("temporary directory");
+    let rig = rig(temp.path());
+    let full = redb::Error::Io(std::io::Error::other("no space left"));
+    rig.written.send(Written::Failed(StoreError::Database(Box::new(full)))).expect("the driver listens");
+    let ended = rig.driver.await.expect("the driver does not panic");
+    assert!(matches!(ended, Err(DriverError::Store(_))), "{ended:?}");
+}
