@@ -22,8 +22,13 @@ const POLITENESS: Duration = Duration::from_millis(300);
 /// After a goodbye the peer is left alone this long.
 const AFTER_GOODBYE: Duration = Duration::from_secs(2);
 
+/// A dial that nothing came of for so long is made again: transports give up sooner and say so, but a dial that
+/// crosses a link that is just ending may have no answer.
+const UNANSWERED: Duration = Duration::from_secs(20);
+
 #[derive(Clone, Debug)]
 struct Target {
+    /// When to dial; while dialling, when to do so again.
     at: Instant,
     failures: u32,
     dialing: bool,
@@ -47,9 +52,9 @@ impl Dials {
 
     /// The peers to dial now; each counts as being dialled until [`Self::failed`] or [`Self::connected`].
     pub fn poll(&mut self, now: Instant) -> Vec<NodeKey> {
-        let due = self.targets.iter_mut().filter(|(_, t)| !t.dialing && t.at <= now);
+        let due = self.targets.iter_mut().filter(|(_, t)| t.at <= now);
         due.map(|(peer, target)| {
-            target.dialing = true;
+            (target.dialing, target.at) = (true, now + UNANSWERED);
             *peer
         })
         .collect()
@@ -58,7 +63,7 @@ impl Dials {
     /// The next moment at which a dial is due.
     #[must_use]
     pub fn next(&self) -> Option<Instant> {
-        self.targets.values().filter(|t| !t.dialing).map(|t| t.at).min()
+        self.targets.values().map(|t| t.at).min()
     }
 
     /// A link is up, whoever dialled.
@@ -95,7 +100,8 @@ mod tests {
         let mut dials = Dials::default();
         dials.want(&small, &BTreeSet::from([large]), Instant(0));
         assert_eq!(dials.poll(Instant(0)), [large]);
-        assert_eq!(dials.poll(Instant(u64::MAX)), [], "one dial at a time");
+        assert_eq!(dials.poll(Instant(1)), [], "one dial at a time");
+        assert_eq!(dials.poll(Instant(0) + UNANSWERED), [large], "but not for ever");
         let mut now = Instant(0);
         for _ in 0..20 {
             dials.failed(large, now, &mut rng);

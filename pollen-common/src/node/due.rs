@@ -7,7 +7,7 @@ use core::time::Duration;
 
 use rand_core::RngCore;
 
-use super::{EventKind, Node, Output, Phase};
+use super::{EventKind, Node, Output};
 use crate::identity::NodeKey;
 use crate::time::{Instant, Now, UnixMs};
 use crate::topology::neighbours;
@@ -114,8 +114,8 @@ impl Node {
 
     /// Keeps the set of peers to dial: the chosen neighbours to whom there is no link.
     fn want_links(&mut self, now: Now) {
-        let linked: BTreeSet<NodeKey> =
-            self.links.values().filter(|link| link.phase != Phase::Closing).map(|link| link.peer).collect();
+        // Those that are closing too: a new one begins when the old one is gone.
+        let linked: BTreeSet<NodeKey> = self.links.values().map(|link| link.peer).collect();
         let standing: alloc::vec::Vec<_> = self.view.nodes.keys().copied().collect();
         let (none, wanted) = (BTreeSet::new(), neighbours(&self.me, &standing).difference(&linked).copied().collect());
         self.dials.want(&self.me, if self.local.leaving { &none } else { &wanted }, now.mono);

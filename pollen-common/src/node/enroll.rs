@@ -1,5 +1,6 @@
 //! Making members: founding a cluster, minting invites, redeeming them as an admin.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -79,7 +80,7 @@ impl Node {
         match self.redeemed(&peer, statements, now) {
             Ok(message) => {
                 self.event(EventKind::Joined, Some(peer), alloc::format!("{} joined by an invite", peer.short()));
-                self.persist(Vec::new(), alloc::vec![After::Tell(id, message)]);
+                self.persist(Vec::new(), alloc::vec![After::Tell(id, Box::new(message))]);
             }
             Err(reason) => {
                 self.refuse("invite");
@@ -111,12 +112,14 @@ impl Node {
         Ok(Message::Redeemed { statements, contacts })
     }
 
-    /// What this node has to sign because the roll is as it is: redemptions of its invites that others witnessed, and
-    /// its own stand where a better one is open to it. Each leaves less to sign, so this ends.
+    /// What this node has to sign because the roll is as it is: redemptions of its invites that others witnessed, its
+    /// own stand where a better one is open to it, and live members whose statements newer ones would push out. Each
+    /// leaves less to sign, so this ends.
     pub(super) fn keep_roll(&mut self, now: Now) {
         let adopted = self.standing.adopt(&self.secret, now.unix).unwrap_or_default();
         let restand = self.standing.restand(&self.secret, now.unix).ok().flatten();
-        let signed: Vec<_> = adopted.into_iter().chain(restand).map(Arc::new).collect();
+        let renewed = self.roll.renewals(&self.secret, now.unix).unwrap_or_default();
+        let signed: Vec<_> = adopted.into_iter().chain(restand).chain(renewed).map(Arc::new).collect();
         if !signed.is_empty() {
             self.merge(signed, None, now);
         }

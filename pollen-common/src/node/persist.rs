@@ -1,6 +1,7 @@
 //! Durability: what waits for a batch of writes to be on disk. Owns the order "persist, then acknowledge"; the
 //! driver owns the disk.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -19,7 +20,7 @@ pub(super) enum After {
     /// Own lanes take effect and are told to neighbours.
     Publish(Vec<Arc<Held>>),
     /// The last word of a redemption.
-    Tell(LinkId, Message),
+    Tell(LinkId, Box<Message>),
 }
 
 /// Batches under way.
@@ -47,7 +48,7 @@ impl Node {
 
     pub(super) fn persist_roll(&mut self, added: &[Arc<Statement>], removed: &[Digest]) {
         let gone = removed.iter().map(|slot| Write { key: records::statement_key(slot), value: None });
-        let new = added.iter().map(|statement| records::statement_write(statement));
+        let new = added.iter().map(records::statement_write);
         let writes = gone.chain(new).collect();
         self.persist_now(writes);
     }

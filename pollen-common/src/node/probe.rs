@@ -39,7 +39,6 @@ pub struct Probe {
     unanswered: u8,
     number: u32,
     sent: Instant,
-    rtt: Option<Duration>,
 }
 
 impl Probe {
@@ -47,9 +46,8 @@ impl Probe {
     #[must_use]
     pub fn new(leads: bool, now: Instant) -> Self {
         let interval = if leads { INTERVAL } else { INTERVAL + FOLLOWER_GRACE };
-        // The leader's first ping goes out at once: the round-trip time is known from the start.
-        let next = if leads { now } else { now + interval };
-        Self { interval, next, unanswered: 0, number: 0, sent: now, rtt: None }
+        let next = now + interval;
+        Self { interval, next, unanswered: 0, number: 0, sent: now }
     }
 
     /// The peer said something.
@@ -57,16 +55,6 @@ impl Probe {
         self.unanswered = 0;
         // The leader keeps its rhythm, so that the follower hears from it; the follower starts anew.
         self.next = if self.interval == INTERVAL { self.next.max(self.sent + INTERVAL) } else { now + self.interval };
-    }
-
-    /// The peer answered ping `number`.
-    pub fn pong(&mut self, number: u32, now: Instant) {
-        if number == self.number && self.unanswered <= 1 {
-            let sample = now.since(self.sent);
-            // RFC 6298's smoothing.
-            self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
-        }
-        self.heard(now);
     }
 
     /// What to do now. Ask again after each ping and when the time waited for has come.
@@ -82,12 +70,6 @@ impl Probe {
         self.sent = now;
         self.next = now + RETRY;
         Action::Ping(self.number)
-    }
-
-    /// The smoothed round-trip time, once known.
-    #[must_use]
-    pub const fn rtt(&self) -> Option<Duration> {
-        self.rtt
     }
 }
 
@@ -118,7 +100,7 @@ mod tests {
     fn a_long_stall_of_our_own_kills_nobody() {
         let mut probe = Probe::new(false, ms(0));
         assert_eq!(probe.poll(ms(60_000)), Action::Ping(1));
-        probe.pong(1, ms(60_001));
+        probe.heard(ms(60_001));
         assert_eq!(probe.poll(ms(60_001)), Action::Wait(ms(61_401)));
     }
 
@@ -127,14 +109,13 @@ mod tests {
         let (mut leader, mut follower) = (Probe::new(true, ms(0)), Probe::new(false, ms(0)));
         let mut pings = 0;
         for t in 0..10_000 {
-            if let Action::Ping(number) = leader.poll(ms(t)) {
+            if let Action::Ping(_) = leader.poll(ms(t)) {
                 pings += 1;
                 follower.heard(ms(t));
-                leader.pong(number, ms(t));
+                leader.heard(ms(t));
             }
             assert!(matches!(follower.poll(ms(t)), Action::Wait(_)));
         }
-        assert_eq!(pings, 10);
-        assert_eq!(leader.rtt(), Some(Duration::ZERO));
+        assert_eq!(pings, 9);
     }
 }

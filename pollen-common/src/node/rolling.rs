@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use super::gossip::allowance;
 use super::link::{Phase, Pull};
-use super::{LinkId, Node};
+use super::{EventKind, LinkId, Node};
 use crate::identity::Digest;
 use crate::maps::{Held, records};
 use crate::roll::{RollRefusal, Standing, Statement};
@@ -123,9 +123,17 @@ impl Node {
                 RollRefusal::Unsupported => unsupported.extend(batch.iter().find(|s| s.digest() == *digest).cloned()),
                 RollRefusal::Superseded => {}
                 RollRefusal::OtherCluster => self.refuse("statement_of_other_cluster"),
-                RollRefusal::Signature => self.refuse("statement_signature"),
+                RollRefusal::Signature => {
+                    self.refuse("statement_signature");
+                    // Checking costs far more than sending: no second try.
+                    from.into_iter().for_each(|id| self.close(id, "the peer sent a statement with a bad signature"));
+                }
                 RollRefusal::OverPool => self.refuse("statement_over_pool"),
             }
+        }
+        for key in merged.displaced.iter().map(|redemption| redemption.subject()) {
+            let what = alloc::format!("{} fell: its invite had been redeemed earlier by another", key.short());
+            self.event(EventKind::Denied, Some(key), what);
         }
         if merged.changed() {
             self.persist_roll(&merged.added, &merged.removed);

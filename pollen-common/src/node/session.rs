@@ -73,7 +73,7 @@ impl Node {
                 link.probe.heard(now.mono);
                 self.outputs.push_back(super::Output::SendDatagram { link: id, bytes: probe(PONG, number) });
             }
-            PONG => link.probe.pong(u32::from_be_bytes(number), now.mono),
+            PONG => link.probe.heard(now.mono),
             _ => self.refuse("unknown_probe"),
         }
     }

@@ -50,7 +50,7 @@ pub struct World {
     /// What a machine says on a link whose other end is no machine: a joiner's.
     overheard: Option<(At, LinkId, Vec<u8>)>,
     /// Of datagrams, in 1/256.
-    pub(super) loss: u32,
+    pub(super) loss: usize,
 }
 
 impl World {
@@ -357,7 +357,7 @@ impl World {
 
     fn send_datagram(&mut self, at: At, link: LinkId, bytes: Vec<u8>) {
         let Some((connection, end)) = self.network.find(at, link) else { return };
-        if self.below(256) as u32 >= self.loss {
+        if self.below(256) >= self.loss {
             let delay = self.latency();
             self.later(delay, Event::Datagram { connection, end: 1 - end, bytes });
         }

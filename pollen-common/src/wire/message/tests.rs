@@ -26,7 +26,7 @@ fn every_message() -> Vec<Message> {
         Message::Roots { roll: digest, lanes: [digest; 3], answer: true },
         Message::YourHeads { heads: vec![] },
         Message::LaneAsk { lane, prefix: Prefix::ROOT },
-        Message::LaneAnswer { lane, prefix, summary: bucket.clone() },
+        Message::LaneAnswer { lane, prefix, summary: bucket },
         Message::LaneWant { lane, authors: vec![(digest, 77)] },
         Message::Delta { delta: vec![9; 9] },
         Message::MapAsk { ask: vec![1, 2] },
