@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use pollen_common::node::{Command, Refusal, RefusalKind, Reply};
@@ -22,6 +23,9 @@ use crate::services::{Export, ExportConfig, Services, ServicesConfig};
 use crate::store::Change;
 use crate::store::writer::{Stopped, Writer};
 use crate::transport::Mesh;
+
+/// How long the first announcement may take: a little more than the core holds back what it signs after its start.
+const ANNOUNCED_MAX: Duration = Duration::from_secs(6);
 
 /// The parts that a running node consists of.
 pub(super) struct Wiring {
@@ -96,6 +100,15 @@ impl Running {
                 tracing::warn!("{label} is not published: {}", refusal.message);
             }
         }
+    }
+
+    /// Waits until the view says where this node is, as it does from its first announcement on: a token made before
+    /// that would name nobody to redeem it at.
+    async fn addresses_known(&self) {
+        let known = |view: &Arc<View>| view.nodes.get(&view.me).is_some_and(|me| !me.addrs.is_empty());
+        let mut views = self.parts.driver.views();
+        // A node without a network has none to tell; its token may still name other admins.
+        let _ = tokio::time::timeout(ANNOUNCED_MAX, views.wait_for(known)).await;
     }
 
     async fn save_services(&self) -> Result<(), Stopped> {
@@ -237,7 +250,13 @@ impl Daemon for Running {
     }
 
     fn command(&self, command: Command) -> Answer<'_, Reply> {
-        self.parts.driver.command(command).boxed()
+        async move {
+            if matches!(command, Command::Invite { .. }) {
+                self.addresses_known().await;
+            }
+            self.parts.driver.command(command).await
+        }
+        .boxed()
     }
 
     fn why(&self, subject: Subject) -> Answer<'_, Vec<String>> {
