@@ -95,7 +95,7 @@ impl Pln {
         };
         let stdout = read(stdout.map(|pipe| Box::new(pipe) as _));
         let stderr = read(stderr.map(|pipe| Box::new(pipe) as _));
-        let status = wait(&mut child, COMMAND_DEADLINE).with_context(|| format!("pln {}", args.join(" ")))?;
+        let status = wait(&mut child, COMMAND_DEADLINE).with_context(|| format!("pln {}", shown(args)))?;
         let joined = |reader: std::thread::JoinHandle<std::io::Result<Vec<u8>>>| {
             reader.join().map_err(|_| anyhow::anyhow!("the reader of a pipe panicked"))
         };
@@ -109,7 +109,7 @@ impl Pln {
     pub fn ok(&self, args: &[&str]) -> Result<String> {
         let output = self.run(args)?;
         let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{}: pln {}: {}: {said}", self.host.name(), args.join(" "), output.status);
+        ensure!(output.status.success(), "{}: pln {}: {}: {said}", self.host.name(), shown(args), output.status);
         Ok(String::from_utf8(output.stdout)?.trim().to_owned())
     }
 
@@ -119,7 +119,7 @@ impl Pln {
     /// If it fails, or prints something else.
     pub fn json(&self, args: &[&str]) -> Result<Value> {
         let printed = self.ok(&[&["--json"], args].concat())?;
-        serde_json::from_str(&printed).with_context(|| format!("pln {} --json: {printed}", args.join(" ")))
+        serde_json::from_str(&printed).with_context(|| format!("pln {} --json: {printed}", shown(args)))
     }
 
     /// Runs a command that must fail with exit code `code`; returns what it said on standard error.
@@ -130,8 +130,9 @@ impl Pln {
         let output = self.run(args)?;
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         let exited = output.status.code();
-        ensure!(exited == Some(code), "{}: pln {}: {exited:?}, not {code}: {said}", self.host.name(), args.join(" "));
-        ensure!(!said.is_empty(), "{}: pln {}: says nothing on standard error", self.host.name(), args.join(" "));
+        let (name, args) = (self.host.name(), shown(args));
+        ensure!(exited == Some(code), "{name}: pln {args}: {exited:?}, not {code}: {said}");
+        ensure!(!said.is_empty(), "{name}: pln {args}: says nothing on standard error");
         Ok(said)
     }
 
@@ -259,6 +260,13 @@ impl Drop for Pln {
             let _ended = self.kill();
         }
     }
+}
+
+/// Arguments as a failure shows them: tokens are long, and not for a log.
+fn shown(args: &[&str]) -> String {
+    const LEN_MAX: usize = 48;
+    let shorten = |arg: &&str| arg.get(..LEN_MAX).map_or_else(|| (*arg).to_owned(), |start| format!("{start}..."));
+    args.iter().map(shorten).collect::<Vec<_>>().join(" ")
 }
 
 fn wait(child: &mut Child, deadline: Duration) -> Result<ExitStatus> {
