@@ -11,6 +11,7 @@ use pollen_common::path_probe::{Cookie, Nonce, Probe};
 use pollen_common::roll::{Contact, Genesis, Parent, RedeemTerms, Rights, Roll, Standing, Tier, commitment};
 use pollen_common::time::UnixMs;
 use pollen_common::trie::Prefix;
+use pollen_common::wire::Frames;
 
 const NOW: UnixMs = UnixMs(1_800_000_000_000);
 
@@ -24,10 +25,32 @@ fn key(seed: u8) -> SecretKey {
     SecretKey::from_seed(&[seed; 32])
 }
 
+// By path: the crate of the fuzz targets is a workspace of its own, built by cargo-fuzz on nightly.
+#[path = "../fuzz/src/session.rs"]
+#[allow(dead_code, reason = "the fuzz target's half of it")]
+mod session;
+
 fn main() {
+    let said = session::honest_transcript();
+    write("node_session", "honest", &said);
+    messages(&said);
     roll();
     maps();
     probes();
+}
+
+/// Each message of an honest member, and all of them as the stream they are.
+fn messages(said: &[u8]) {
+    let mut frames = Frames::default();
+    frames.push(said);
+    write("message", "stream", said);
+    let mut tags = std::collections::BTreeSet::new();
+    while let Some(body) = frames.poll().unwrap() {
+        // Behind the head of the array, which is one byte, stands the tag.
+        if tags.insert(body[1]) {
+            write("message", &format!("tag-{}", body[1]), &body);
+        }
+    }
 }
 
 fn roll() {

@@ -39,3 +39,11 @@ fn every_input_of_the_corpora_is_answered_or_refused() {
         assert!(inputs > 0, "{name} has an empty corpus");
     }
 }
+
+#[test]
+fn an_honest_session_cut_anywhere_harms_nobody() {
+    let said = fuzz_targets::session::honest_transcript();
+    for len in (0..said.len()).step_by(37) {
+        fuzz_targets::session::member_says(&said[..len]);
+    }
+}

@@ -17,7 +17,7 @@ pub struct Flags {
     #[arg(long)]
     once: bool,
     #[command(flatten)]
-    needs: needs::Flags,
+    needs: needs::Install,
 }
 
 const NAMES: [&str; 3] = ["ams", "berlin", "cork"];
@@ -109,7 +109,7 @@ fn prefix(pln: &std::path::Path, node: &Pln) -> String {
 }
 
 /// Whether the machines can be namespaces; says so if not.
-fn namespaces(flags: needs::Flags) -> Result<bool> {
+fn namespaces(flags: needs::Install) -> Result<bool> {
     if !shell::is_root() {
         println!("No root, so no network namespaces: the three nodes run on loopback ports of this machine.");
         return Ok(false);

@@ -24,7 +24,7 @@ const LLVM_NEED: needs::Need = needs::Need {
 };
 
 /// `cargo xtask ebpf`.
-pub fn run(flags: needs::Flags) -> Result<()> {
+pub fn run(flags: needs::Install) -> Result<()> {
     match build(flags)? {
         Built::Object(path) => println!("built {}", path.display()),
         Built::Nothing(reason) => bail!("{reason}"),
@@ -40,7 +40,7 @@ pub enum Built {
 }
 
 /// Builds the object, installing the toolchain if it is missing and may be installed.
-pub fn build(flags: needs::Flags) -> Result<Built> {
+pub fn build(flags: needs::Install) -> Result<Built> {
     if !linker(flags)? {
         return Ok(Built::Nothing("bpf-linker is not installed".to_owned()));
     }
@@ -130,7 +130,7 @@ fn place(object: &Path) -> Result<PathBuf> {
 }
 
 /// Whether the linker is there, installing it if it may be.
-fn linker(flags: needs::Flags) -> Result<bool> {
+fn linker(flags: needs::Install) -> Result<bool> {
     let ready = needs::meet(&[LLVM_NEED], flags)?;
     if shell::has("bpf-linker") || flags.no_install || !ready {
         return Ok(shell::has("bpf-linker"));
@@ -163,7 +163,7 @@ fn fetch_nightly() {
     }
 }
 
-fn fetch_debian(flags: needs::Flags) -> Result<bool> {
+fn fetch_debian(flags: needs::Install) -> Result<bool> {
     if flags.no_install || !shell::is_root() || !shell::has("apt-get") {
         return Ok(false);
     }

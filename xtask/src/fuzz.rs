@@ -16,7 +16,7 @@ pub struct Flags {
     #[arg(long)]
     target: Option<String>,
     #[command(flatten)]
-    needs: needs::Flags,
+    needs: needs::Install,
 }
 
 /// An input larger than this tests nothing new: every decoder bounds what it takes.

@@ -25,7 +25,7 @@ pub struct Flags {
     #[arg(long)]
     down: bool,
     #[command(flatten)]
-    needs: needs::Flags,
+    needs: needs::Install,
 }
 
 /// `cargo xtask lab`.

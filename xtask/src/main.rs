@@ -28,7 +28,7 @@ enum Task {
     /// Run every test, the demo among them
     Test(test::Flags),
     /// Build the eBPF object that pln embeds
-    Ebpf(needs::Flags),
+    Ebpf(needs::Install),
     /// Bring up a lab of nodes to play with, or take down what was left of one
     Lab(lab::Flags),
     /// Fuzz every decoder of bytes from outside
@@ -48,5 +48,15 @@ fn main() -> anyhow::Result<()> {
         Task::Lab(flags) => lab::run(&flags),
         Task::Fuzz(flags) => fuzz::run(&flags),
         Task::Bench { what } => bench::run(&what),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_commands_contradict_nothing() {
+        super::Arguments::command().debug_assert();
     }
 }

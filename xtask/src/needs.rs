@@ -9,7 +9,7 @@ use crate::shell;
 
 /// Whether to install what is missing.
 #[derive(clap::Args, Clone, Copy, Debug)]
-pub struct Flags {
+pub struct Install {
     /// Install nothing: only say what is missing
     #[arg(long)]
     pub no_install: bool,
@@ -35,7 +35,7 @@ pub const IP: Need = Need {
 /// Lists `needs` and installs what is missing; returns whether all are met at the end.
 ///
 /// Where they are not (`--no-install`, no root, no Debian), the caller says what it leaves out.
-pub fn meet(needs: &[Need], flags: Flags) -> Result<bool> {
+pub fn meet(needs: &[Need], flags: Install) -> Result<bool> {
     println!("Needed here:");
     let mut packages = Vec::new();
     for need in needs {

@@ -9,7 +9,7 @@ use crate::{ebpf, needs, shell};
 #[derive(clap::Args, Debug)]
 pub struct Flags {
     #[command(flatten)]
-    needs: needs::Flags,
+    needs: needs::Install,
 }
 
 /// `cargo xtask test`.

@@ -2,10 +2,13 @@
 //! Decoders must answer or refuse; what they accept must survive being written and read again.
 //! Invariant: [`TARGETS`] names every target, and each has a corpus of its name.
 
+pub mod session;
+
 use pollen_common::maps::{Answer, Ask, Delta, SignedHead};
 use pollen_common::path_probe::Probe;
 use pollen_common::roll::{Genesis, Statement, Token};
 use pollen_common::verdict;
+use pollen_common::wire::{Frames, Message};
 use pollen_daemon::control::api::{ConnectBody, InviteBody, ServeBody, SettingBody};
 use pollen_daemon::control::settings::parse_address;
 use pollen_daemon::services::header::{Denial, Header, datagram_prefix, decode_status, session_number};
@@ -21,6 +24,8 @@ pub const TARGETS: &[Target] = &[
     ("frame_of_ethernet", frame_of_ethernet),
     ("genesis", genesis),
     ("head", head),
+    ("message", message),
+    ("node_session", node_session),
     ("path_probe", path_probe),
     ("service_header", service_header),
     ("statement", statement),
@@ -77,6 +82,23 @@ pub fn exchange(data: &[u8]) {
     if let Ok(answer) = Answer::decode(data) {
         assert_eq!(Answer::decode(&answer.encode()), Ok(answer));
     }
+}
+
+/// What neighbours say to each other: frames of one ordered stream, each a message.
+pub fn message(data: &[u8]) {
+    if let Ok(message) = Message::decode(data) {
+        assert_eq!(Message::decode(&message.encode()), Ok(message));
+    }
+    let mut frames = Frames::default();
+    frames.push(data);
+    while let Ok(Some(body)) = frames.poll() {
+        let _message = Message::decode(&body);
+    }
+}
+
+/// A whole node that hears anything from a member of its cluster.
+pub fn node_session(data: &[u8]) {
+    session::member_says(data);
 }
 
 /// What opens a service stream, its answer, and the prefix of a datagram.

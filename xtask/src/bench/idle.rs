@@ -23,7 +23,7 @@ pub struct Flags {
     #[arg(long, default_value = "dist")]
     profile: String,
     #[command(flatten)]
-    needs: needs::Flags,
+    needs: needs::Install,
 }
 
 /// What joining leaves behind is not idleness.

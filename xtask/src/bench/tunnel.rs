@@ -28,7 +28,7 @@ pub struct Flags {
     #[arg(long, default_value = "dist")]
     profile: String,
     #[command(flatten)]
-    needs: needs::Flags,
+    needs: needs::Install,
 }
 
 const NEEDS: [Need; 4] = [
