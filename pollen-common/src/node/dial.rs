@@ -16,7 +16,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(250);
 /// The longest wait: a machine that comes back is found within it, whoever dials.
 const RETRY_MAX: Duration = Duration::from_secs(4);
 
-/// How long the end with the larger key leaves the dialling to the other, so that a pair rarely dials both ways.
+/// How long the end with the larger key leaves the dialling to the other, so that a pair rarely dials both ways. Not
+/// at start: a node that comes back signs nothing before a neighbour has answered.
 const POLITENESS: Duration = Duration::from_millis(300);
 
 /// After a goodbye the peer is left alone this long.
@@ -38,6 +39,8 @@ struct Target {
 #[derive(Clone, Debug, Default)]
 pub struct Dials {
     targets: BTreeMap<NodeKey, Target>,
+    /// The first round is over.
+    begun: bool,
 }
 
 impl Dials {
@@ -45,9 +48,10 @@ impl Dials {
     pub fn want(&mut self, me: &NodeKey, wanted: &BTreeSet<NodeKey>, now: Instant) {
         self.targets.retain(|peer, target| target.dialing || wanted.contains(peer));
         for peer in wanted {
-            let polite = if me < peer { Duration::ZERO } else { POLITENESS };
+            let polite = if me < peer || !self.begun { Duration::ZERO } else { POLITENESS };
             self.targets.entry(*peer).or_insert(Target { at: now + polite, failures: 0, dialing: false });
         }
+        self.begun = true;
     }
 
     /// The peers to dial now; each counts as being dialled until [`Self::failed`] or [`Self::connected`].
@@ -111,6 +115,7 @@ mod tests {
             assert_eq!(dials.poll(now), [large]);
         }
         let mut dials = Dials::default();
+        dials.want(&large, &BTreeSet::new(), Instant(0));
         dials.want(&large, &BTreeSet::from([small]), Instant(0));
         assert_eq!(dials.poll(Instant(0)), []);
     }

@@ -166,6 +166,8 @@ pub struct Event {
 pub enum EventKind {
     PeerUp,
     PeerDown,
+    /// A connection ended, with its reason; the peer may be online by others.
+    LinkDown,
     Joined,
     Admitted,
     Denied,

@@ -105,7 +105,7 @@ pub(super) struct Link {
     pub(super) known: BTreeMap<Book, u64>,
     /// Books in which the peer may be behind.
     pub(super) dirty: BTreeSet<Book>,
-    /// When a book may be sent again.
+    /// When a book would be sent next at its pace: it may be [`BURST`] sends ahead of that.
     paced: BTreeMap<Book, Instant>,
 }
 
@@ -161,7 +161,7 @@ impl Link {
 
     /// The dirty books that may be sent now, at most `limit`.
     pub(super) fn sendable(&self, now: Instant, limit: usize) -> Vec<Book> {
-        self.dirty.iter().filter(|book| self.paced.get(book).is_none_or(|at| *at <= now)).take(limit).copied().collect()
+        self.dirty.iter().filter(|book| self.may_send(book).is_none_or(|at| at <= now)).take(limit).copied().collect()
     }
 
     /// `book` was sent up to `seq`.
@@ -169,7 +169,13 @@ impl Link {
         self.dirty.remove(&book);
         self.known.insert(book, seq);
         self.paced.retain(|_, at| *at > now);
-        self.paced.insert(book, now + pace(book.0));
+        let next = self.paced.entry(book).or_insert(now);
+        *next = *next + pace(book.0);
+    }
+
+    /// From when on a book may be sent; `None`: at any time.
+    fn may_send(&self, book: &Book) -> Option<Instant> {
+        self.paced.get(book).map(|next| *next - pace(book.0) * BURST)
     }
 
     /// When the next dirty book may be sent; `None` when there is none or the stream is full.
@@ -177,11 +183,14 @@ impl Link {
         if self.unsent >= UNSENT_BYTES_CALM {
             return None;
         }
-        self.dirty.iter().map(|book| self.paced.get(book).copied().unwrap_or(now)).min()
+        self.dirty.iter().map(|book| self.may_send(book).unwrap_or(now)).min()
     }
 }
 
-/// The least time between two deltas of one book on one link: a busy author's changes travel together.
+/// Deltas of a book that may follow each other at once: links come up and services are published a few at a time.
+const BURST: u32 = 3;
+
+/// The time between two deltas of one book on one link, in the long run: a busy author's changes travel together.
 fn pace(lane: Lane) -> Duration {
     match lane {
         Lane::Live => Duration::from_millis(1000),

@@ -108,7 +108,7 @@ impl Node {
         if lost && link.peer != self.me && !self.local.leaving {
             self.dials.failed(link.peer, now.mono, &mut self.rng);
             if link.phase != Phase::Joining {
-                self.event(EventKind::PeerDown, Some(link.peer), format!("link down: {reason}"));
+                self.event(EventKind::LinkDown, Some(link.peer), format!("link down: {reason}"));
             }
         }
         self.drop_repairs_over(id);

@@ -4,9 +4,10 @@
 use pollen_common::node::EventKind;
 
 /// Every kind of event, so that a metric has its series from the start.
-pub const EVENTS: [EventKind; 11] = [
+pub const EVENTS: [EventKind; 12] = [
     EventKind::PeerUp,
     EventKind::PeerDown,
+    EventKind::LinkDown,
     EventKind::Joined,
     EventKind::Admitted,
     EventKind::Denied,
@@ -24,6 +25,7 @@ pub const fn event(kind: EventKind) -> &'static str {
     match kind {
         EventKind::PeerUp => "peer_up",
         EventKind::PeerDown => "peer_down",
+        EventKind::LinkDown => "link_down",
         EventKind::Joined => "joined",
         EventKind::Admitted => "admitted",
         EventKind::Denied => "denied",
