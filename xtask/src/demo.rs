@@ -1,6 +1,6 @@
 //! The first thing people run: three machines become one mesh, and a service on one is reached from another.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
@@ -65,9 +65,10 @@ fn show(once: bool, pln: &std::path::Path, nodes: &mut [Pln]) -> Result<()> {
     let [ams, _, cork] = nodes else { unreachable!("three nodes were made") };
     let server = Server::http(&ams.host, 0, PAGE.to_vec())?;
     println!("\nA small HTTP server listens on ams, on loopback only. It is published, and connected on cork:");
-    println!("  ams$  pln serve {} hello\n  cork$ pln connect hello", server.port);
+    let connect = connect_command(cork)?;
+    println!("  ams$  pln serve {} hello\n  cork$ pln {}", server.port, connect.join(" "));
     ams.ok(&["serve", &server.port.to_string(), "hello"])?;
-    let local_port = connect(cork)?;
+    let local_port = local_port(cork, &connect)?;
     let page = http_get(&cork.host, local_port, "/")?;
     ensure!(page == PAGE, "cork got something else: {}", String::from_utf8_lossy(&page));
     println!("  cork$ curl localhost:{local_port}\n{}", String::from_utf8_lossy(&page));
@@ -90,9 +91,19 @@ fn show(once: bool, pln: &std::path::Path, nodes: &mut [Pln]) -> Result<()> {
     Ok(())
 }
 
-/// The service may reach cork a moment after it was published on ams.
-fn connect(cork: &Pln) -> Result<u16> {
-    let connect = || cork.json(&["connect", "hello"]).map_err(|error| format!("{error:#}"));
+/// With a port of its own where the nodes share this machine's: the service's is taken, by the service.
+fn connect_command(cork: &Pln) -> Result<Vec<String>> {
+    let mut words = vec!["connect".to_owned(), "hello".to_owned()];
+    if cork.host.namespace().is_none() {
+        words.push(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port().to_string());
+    }
+    Ok(words)
+}
+
+/// Connects; the service may reach cork a moment after it was published on ams.
+fn local_port(cork: &Pln, command: &[String]) -> Result<u16> {
+    let words: Vec<&str> = command.iter().map(String::as_str).collect();
+    let connect = || cork.json(&words).map_err(|error| format!("{error:#}"));
     let (answer, _) = tests::patience::eventually("cork knows the service", cluster::TOGETHER_DEADLINE, connect)?;
     let address = answer["local"][0].as_str().context("connect answers no local address")?;
     Ok(address.parse::<std::net::SocketAddr>()?.port())
