@@ -80,11 +80,12 @@ fn show(once: bool, pln: &std::path::Path, nodes: &mut [Pln]) -> Result<()> {
     }
     let (a, c) = (prefix(pln, ams), prefix(pln, cork));
     println!("\nNow try, in another terminal:");
-    println!("  {c} why hello            # why this provider was chosen");
-    println!("  {a} invite               # a token for one more machine");
-    println!("  {a} events               # what happened so far");
-    println!("  {c} inspect ams          # one node, in full");
-    println!("  kill -9 {}               # ams dies; watch {c} status", ams.pid()?);
+    println!("  alias on-ams='{a}'\n  alias on-cork='{c}'");
+    println!("  on-cork why hello     # why this provider was chosen");
+    println!("  on-ams invite         # a token for one more machine");
+    println!("  on-ams events         # what happened so far");
+    println!("  on-cork inspect ams   # one node, in full");
+    println!("  kill -9 {}; sleep 3; on-cork status --include-offline   # ams dies, and cork knows", ams.pid()?);
     println!("\nCtrl-C ends the demo and leaves nothing behind.");
     interrupt::wait();
     println!("\nEnding.");
