@@ -1,6 +1,8 @@
 //! The lab itself: what the other scenarios take for granted.
 
+use std::io::Read as _;
 use std::net::SocketAddr;
+use std::process::Stdio;
 use std::time::Duration;
 
 use tests::lab::{Family, Whose, lab_or_skip, sweep};
@@ -72,7 +74,9 @@ fn a_lab_leaves_nothing_behind_not_even_processes() {
     let Some(mut lab) = lab_or_skip() else { return };
     let run = lab.run().to_owned();
     let [a] = lab.hosts(Family::V4, ["a"]).unwrap();
-    let mut process = a.command("sleep").arg("600").spawn().unwrap();
+    // It says so when it is inside: until then nothing ties it to the namespace.
+    let mut process = a.command("sh").args(["-c", "echo; exec sleep 600"]).stdout(Stdio::piped()).spawn().unwrap();
+    process.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
     assert_eq!(netns::list(&run).unwrap().len(), 2, "a switch and a host");
     drop((a, lab));
     assert_eq!(netns::list(&run).unwrap(), Vec::<String>::new());

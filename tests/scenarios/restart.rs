@@ -126,7 +126,9 @@ fn crashes_at_random_moments_lose_nothing_acknowledged_and_bring_nothing_back() 
         let seen = Status::of(a).unwrap().services().unwrap();
         ledger.check(&seen, &format!("round {round}, seed {seed}"));
     }
-    assert!(done >= 100, "only {done} commands were acknowledged: the rounds crashed nothing under way");
+    // At least one in each round that waits for it, however slow the machine.
+    let least = usize::try_from(ROUNDS / 5 * 4).unwrap();
+    assert!(done >= least, "only {done} commands were acknowledged: the rounds crashed nothing under way");
     await_online(&[a, b], &["a", "b"], TOGETHER_DEADLINE).unwrap();
     await_equal(&[a, b], TOGETHER_DEADLINE).unwrap();
     ledger.check(&Status::of(b).unwrap().services().unwrap(), &format!("on the other node, seed {seed}"));
