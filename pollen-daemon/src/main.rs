@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 
-use pollen_daemon::cli::offline::{Founded, Joined, Offline};
+use pollen_daemon::cli::offline::{Founded, Joined, Offline, code_of_open};
 use pollen_daemon::config::UpOptions;
 use pollen_daemon::control::failure::{Code, Failure};
 use pollen_daemon::daemon::{self, RunError};
 use pollen_daemon::enroll::{self, EnrollError, JoinError, JoinOptions};
-use pollen_daemon::store::OpenError;
 
 fn main() -> ExitCode {
     pollen_daemon::cli::main(&Machinery)
@@ -45,19 +44,9 @@ impl Offline for Machinery {
     }
 }
 
-fn of_open(error: &OpenError) -> Code {
-    match error {
-        OpenError::Missing { .. } => Code::NotFound,
-        OpenError::Nowhere => Code::Usage,
-        OpenError::Unsafe { .. } => Code::Denied,
-        OpenError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Code::Denied,
-        _ => Code::Failed,
-    }
-}
-
 fn of_enroll(error: &EnrollError) -> Code {
     match error {
-        EnrollError::Open(error) => of_open(error),
+        EnrollError::Open(error) => code_of_open(error),
         EnrollError::Key(_) => Code::Denied,
         _ => Code::Failed,
     }
@@ -65,7 +54,7 @@ fn of_enroll(error: &EnrollError) -> Code {
 
 fn of_join(error: &JoinError) -> Code {
     match error {
-        JoinError::Open(error) => of_open(error),
+        JoinError::Open(error) => code_of_open(error),
         JoinError::Key(_) | JoinError::Refused(_) => Code::Denied,
         JoinError::Enroll(error) => of_enroll(error),
         JoinError::Text(_) => Code::Usage,
@@ -76,7 +65,7 @@ fn of_join(error: &JoinError) -> Code {
 
 fn of_run(error: &RunError) -> Code {
     match error {
-        RunError::Open(error) => of_open(error),
+        RunError::Open(error) => code_of_open(error),
         RunError::Key(_) | RunError::KeyMissing(_) => Code::Denied,
         RunError::Option(_) => Code::Usage,
         RunError::Found(error) => of_enroll(error),

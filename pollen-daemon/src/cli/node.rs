@@ -12,6 +12,7 @@ use serde_json::json;
 use super::offline::Offline;
 use super::output::Output;
 use super::props::Props;
+use crate::cli::offline::code_of_open;
 use crate::config::{PORT_DEFAULT, UpOptions};
 use crate::control::api::{self, Done};
 use crate::control::client::Client;
@@ -246,16 +247,8 @@ fn confirmed(dir: &Path, keys: bool) -> Result<bool, Failure> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// Why a state directory was not opened, with the exit code that users expect.
 fn not_opened(error: OpenError) -> Failure {
-    let code = match &error {
-        OpenError::Missing { .. } => Code::NotFound,
-        OpenError::Nowhere => Code::Usage,
-        OpenError::Unsafe { .. } => Code::Denied,
-        OpenError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Code::Denied,
-        _ => Code::Failed,
-    };
-    Failure::new(code, error.to_string())
+    Failure::new(code_of_open(&error), error.to_string())
 }
 
 /// Print the version

@@ -8,7 +8,8 @@ use std::path::Path;
 use pollen_common::identity::{ClusterId, NodeKey};
 
 use crate::config::UpOptions;
-use crate::control::failure::Failure;
+use crate::control::failure::{Code, Failure};
+use crate::store::OpenError;
 
 /// Commands that work on a state directory whose daemon is down.
 pub trait Offline {
@@ -44,4 +45,16 @@ pub struct Founded {
 pub struct Joined {
     pub cluster: ClusterId,
     pub node: NodeKey,
+}
+
+/// The exit code for a state directory that was not opened.
+#[must_use]
+pub fn code_of_open(error: &OpenError) -> Code {
+    match error {
+        OpenError::Missing { .. } => Code::NotFound,
+        OpenError::Nowhere => Code::Usage,
+        OpenError::Unsafe { .. } => Code::Denied,
+        OpenError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Code::Denied,
+        _ => Code::Failed,
+    }
 }
