@@ -11,7 +11,9 @@ use pollen_common::path_probe::{Cookie, Nonce, Probe};
 use pollen_common::roll::{Contact, Genesis, Parent, RedeemTerms, Rights, Roll, Standing, Tier, commitment};
 use pollen_common::time::UnixMs;
 use pollen_common::trie::Prefix;
-use pollen_common::wire::Frames;
+use pollen_common::views::entries::{self, Claim};
+use pollen_common::views::{Name, Protocol};
+use pollen_common::wire::{Frames, Message, framed};
 
 const NOW: UnixMs = UnixMs(1_800_000_000_000);
 
@@ -37,6 +39,35 @@ fn main() {
     roll();
     maps();
     probes();
+    entries();
+    write("joining", "redeemed", &session::honest_answer());
+    write("joining", "refused", &framed(&Message::Refused { reason: "no longer".into() }));
+    // Well-formed, and no proof of anything.
+    let (statements, contacts) = (Vec::new(), vec![(key(1).public(), vec!["192.0.2.1:1".parse().unwrap()])]);
+    write("joining", "unproven", &framed(&Message::Redeemed { statements, contacts }));
+}
+
+/// One of each kind: lane, length of the key, key, value.
+fn entries() {
+    let (name, owner): (Name, _) = ("web".parse().unwrap(), key(1).public());
+    let addrs = ["192.0.2.1:60611".parse().unwrap(), "[2001:db8::1]:1".parse().unwrap()];
+    let claim = Claim {
+        protocol: Protocol::Udp,
+        port: Some(53),
+        shared: true,
+        claimed: NOW,
+        hashes: vec![Digest::ZERO, Digest::ZERO],
+    };
+    let seeds = [
+        ("node", 0, entries::node(Some(&name), &addrs)),
+        ("claim", 0, entries::claim(&name, &claim)),
+        ("provider", 0, entries::provider(&name, &owner, 80)),
+        ("port", 0, entries::unnamed(Protocol::Tcp, 22)),
+        ("link", 1, entries::link(&owner)),
+    ];
+    for (seed, lane, (key, value)) in seeds {
+        write("entry", seed, &[&[lane, u8::try_from(key.len()).unwrap()], &key[..], &value[..]].concat());
+    }
 }
 
 /// Each message of an honest member, and all of them as the stream they are.

@@ -47,3 +47,12 @@ fn an_honest_session_cut_anywhere_harms_nobody() {
         fuzz_targets::session::member_says(&said[..len]);
     }
 }
+
+#[test]
+fn an_honest_answer_makes_a_member_and_no_part_of_it_does() {
+    let answer = fuzz_targets::session::honest_answer();
+    assert!(fuzz_targets::session::contact_answers(&answer));
+    for len in (0..answer.len()).step_by(7) {
+        assert!(!fuzz_targets::session::contact_answers(&answer[..len]), "{len} bytes were enough");
+    }
+}

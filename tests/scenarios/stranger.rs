@@ -106,6 +106,8 @@ fn garbage_on_the_ordered_stream_ends_the_link_and_nothing_else() {
         stranger.mesh.send_datagram(link, pattern(4, 1000));
         assert!(stranger.is_closed(link), "input {index} did not end the link");
     }
+    let malformed = crate::garbage::counted(a, "pln_frames_dropped_total{reason=\"core_malformed_frame\"}");
+    assert!(malformed > 0, "garbage ended links and was counted nowhere");
     await_online(&[a, b], &["a", "b"], Duration::from_secs(1)).unwrap();
     let after = a.resident_kib().unwrap();
     assert!(after <= before + GROWTH_KIB_MAX, "a grew from {before} to {after} KiB");

@@ -4,10 +4,11 @@
 
 pub mod session;
 
-use pollen_common::maps::{Answer, Ask, Delta, SignedHead};
+use pollen_common::maps::{Answer, Ask, Delta, Entry, Lane, SignedHead};
 use pollen_common::path_probe::Probe;
 use pollen_common::roll::{Genesis, Statement, Token};
 use pollen_common::verdict;
+use pollen_common::views::entries::{self, Said};
 use pollen_common::wire::{Frames, Message};
 use pollen_daemon::control::api::{ConnectBody, InviteBody, ServeBody, SettingBody};
 use pollen_daemon::control::settings::parse_address;
@@ -20,10 +21,12 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     ("control_body", control_body),
     ("delta", delta),
+    ("entry", entry),
     ("exchange", exchange),
     ("frame_of_ethernet", frame_of_ethernet),
     ("genesis", genesis),
     ("head", head),
+    ("joining", joining),
     ("message", message),
     ("node_session", node_session),
     ("path_probe", path_probe),
@@ -94,6 +97,34 @@ pub fn message(data: &[u8]) {
     while let Ok(Some(body)) = frames.poll() {
         let _message = Message::decode(&body);
     }
+}
+
+/// One entry of a member's facts or live lane: its name and addresses, its claims, its links. The first byte chooses the
+/// lane, the second says how long the key is; a version counts for nothing here.
+pub fn entry(data: &[u8]) {
+    let [lane, key_len, rest @ ..] = data else { return };
+    let lane = [Lane::Facts, Lane::Live, Lane::State][usize::from(lane % 3)];
+    let (key, value) = rest.split_at(usize::from(*key_len).min(rest.len()));
+    let _named = (entries::name_in(key), entries::claimed_at(value), entries::is_link(key));
+    assert!(!entries::show_key(key).contains(char::is_control), "a key is shown as people can read it");
+    let Ok(entry) = Entry::new(key, 1, value) else { return };
+    let Ok(said) = entries::read(lane, &entry) else { return };
+    // What was understood means the same when this version writes it. Fields of newer versions are not kept.
+    let (key, value) = match &said {
+        Said::Node { name, addrs } => entries::node(name.as_ref(), addrs),
+        Said::Claim { name, claim } => entries::claim(name, claim),
+        Said::Provider { name, owner, port } => entries::provider(name, owner, *port),
+        Said::Unnamed { protocol, port } => entries::unnamed(*protocol, *port),
+        Said::Link { peer } => entries::link(peer),
+    };
+    assert_eq!(key, entry.key());
+    let written = Entry::new(&key, 1, &value).expect("no longer than what was read");
+    assert_eq!(entries::read(lane, &written), Ok(said));
+}
+
+/// A joiner that hears anything from the contact of its invite.
+pub fn joining(data: &[u8]) {
+    let _joined = session::contact_answers(data);
 }
 
 /// A whole node that hears anything from a member of its cluster.

@@ -23,6 +23,9 @@ type Records = Vec<(Vec<u8>, Vec<u8>)>;
 struct Pair {
     founder: Records,
     member: Records,
+    /// The invite that let the member in, and the founder's answer to its redemption.
+    token: Vec<u8>,
+    answer: Vec<u8>,
 }
 
 fn founder_key() -> SecretKey {
@@ -54,6 +57,48 @@ pub fn member_says(data: &[u8]) {
         drain(&mut node);
     }
     assert!(!node.view().nodes.is_empty(), "whatever a peer says, the node still knows itself");
+}
+
+/// Feeds one that joins whatever its contact may say: `data` at once, and cut where its own bytes say.
+/// Whether that made it a member.
+pub fn contact_answers(data: &[u8]) -> bool {
+    let contact = founder_key().public();
+    let joining = || {
+        let mut joining =
+            Joining::new(&pair().token, &member_key(), Arc::new(Strict), START.unix).expect("it is fresh");
+        joining.request();
+        joining
+    };
+    let whole = joining().answer(&contact, data, START.unix);
+    if let Ok(Some(joined)) = &whole {
+        let records = joined.records.iter().filter_map(|write| Some((write.key.clone(), write.value.clone()?)));
+        // What it would write is a membership that it can start with.
+        restore(&member_key(), &records.collect());
+    }
+    let mut cut = joining();
+    let mut rest = data;
+    while let Some(first) = rest.first() {
+        let (chunk, after) = rest.split_at(rest.len().min(1 + usize::from(*first)));
+        match cut.answer(&contact, chunk, START.unix) {
+            Ok(None) => rest = after,
+            // The link ends here, well or not.
+            Ok(Some(_)) => {
+                assert!(matches!(whole, Ok(Some(_))), "cutting an answer made it good");
+                return true;
+            }
+            Err(_) => {
+                assert!(whole.is_err(), "cutting an answer made it bad");
+                return false;
+            }
+        }
+    }
+    assert!(matches!(whole, Ok(None)), "an answer that is never whole was taken for whole");
+    false
+}
+
+/// What an honest contact answers to one that joins.
+pub fn honest_answer() -> Vec<u8> {
+    pair().answer.clone()
 }
 
 /// What an honest member says to its founder, from its greeting until both have nothing left to say.
@@ -126,7 +171,7 @@ fn admit() -> Pair {
     let joined = joining.answer(&founder_key().public(), &answer, START.unix).expect("accepted").expect("whole");
     let mut member_records = BTreeMap::new();
     keep(&mut member_records, joined.records);
-    Pair { founder: founder_records.into_iter().collect(), member: member_records.into_iter().collect() }
+    Pair { founder: founder_records.into_iter().collect(), member: member_records.into_iter().collect(), token, answer }
 }
 
 fn restore(key: &SecretKey, records: &Records) -> Node {
