@@ -57,7 +57,7 @@ pub fn run(flags: &Flags) -> Result<()> {
 fn show(once: bool, pln: &std::path::Path, nodes: &mut [Pln]) -> Result<()> {
     println!("\nThree machines become one mesh: init on ams, an invite each, join on berlin and cork.");
     let took = cluster::form(nodes, &["--publisher"])?;
-    println!("All three saw three nodes online {:.1} s after the last join.", took.as_secs_f64());
+    println!("All three saw three nodes online {:.1} s after the last was started.", took.as_secs_f64());
     if interrupt::came() {
         return Ok(());
     }

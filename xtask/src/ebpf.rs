@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{needs, shell};
+use crate::{needs, nightly, shell};
 
 /// The linker of BPF objects, and the LLVM that Debian 12 has for it.
 const LINKER_VERSION: &str = "0.13.0";
@@ -45,7 +45,10 @@ pub fn build(flags: needs::Install) -> Result<Built> {
         return Ok(Built::Nothing("bpf-linker is not installed".to_owned()));
     }
     if !flags.no_install && !Toolchain::Nightly.usable() {
-        fetch_nightly();
+        // A failure is not final: Debian's toolchain is next.
+        if let Err(error) = nightly::fetch() {
+            println!("rustup has no nightly for us ({error:#}); trying Debian's compiler");
+        }
     }
     let mut failures = Vec::new();
     for toolchain in [Toolchain::Nightly, Toolchain::Debian] {
@@ -140,27 +143,6 @@ fn linker(flags: needs::Install) -> Result<bool> {
     cargo.args(["install", "bpf-linker", "--locked", "--version", LINKER_VERSION]);
     shell::run(cargo.args(["--no-default-features", "--features", &format!("llvm-{LLVM}")]))?;
     Ok(shell::has("bpf-linker"))
-}
-
-/// A failure is not final: Debian's toolchain is next.
-fn fetch_nightly() {
-    if !shell::has("rustup") {
-        return;
-    }
-    let mut rustup = Command::new("rustup");
-    rustup.args([
-        "toolchain",
-        "install",
-        "nightly",
-        "--profile",
-        "minimal",
-        "--component",
-        "rust-src",
-        "--no-self-update",
-    ]);
-    if let Err(error) = shell::run(&mut rustup) {
-        println!("rustup has no nightly for us ({error:#}); trying Debian's compiler");
-    }
 }
 
 fn fetch_debian(flags: needs::Install) -> Result<bool> {

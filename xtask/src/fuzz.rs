@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{needs, shell};
+use crate::{needs, nightly, shell};
 
 #[derive(clap::Args, Debug)]
 pub struct Flags {
@@ -28,6 +28,7 @@ pub fn run(flags: &Flags) -> Result<()> {
         ensure!(!flags.needs.no_install, "cargo-fuzz is missing, and not installed (--no-install)");
         shell::run(Command::new("cargo").args(["install", "cargo-fuzz", "--locked"]))?;
     }
+    nightly::ensure_here(flags.needs)?;
     let mut targets = targets()?;
     if let Some(only) = &flags.target {
         targets.retain(|target| target == only);

@@ -9,6 +9,7 @@ mod fuzz;
 mod interrupt;
 mod lab;
 mod needs;
+mod nightly;
 mod shell;
 mod test;
 
