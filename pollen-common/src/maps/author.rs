@@ -289,6 +289,12 @@ impl Authoring {
         }
     }
 
+    /// Whether the lane has changes that no head holds yet.
+    #[must_use]
+    pub fn has_unsealed(&self, lane: Lane) -> bool {
+        self.drafts[lane.index()].is_changed()
+    }
+
     /// The twin that was seen last, and until when publishing rests.
     #[must_use]
     pub const fn twin(&self) -> Option<&Twin> {

@@ -1,6 +1,5 @@
-//! A node as a state machine: inputs in, outputs out, no effects. Owns the sessions with neighbours, their liveness,
-//! and what this node authors. The same `Node` runs in the daemon and in the simulator.
-//! Invariant: equal inputs at equal times give equal outputs; a failed effect comes back as an input.
+//! What goes into a node and comes out of it: inputs, outputs, local requests and their answers. Shapes alone; what
+//! they cause is decided beside this file. Invariant: everything is plain data, so that a run can be recorded.
 
 use alloc::string::String;
 use alloc::vec::Vec;

@@ -12,7 +12,7 @@ use crate::node::probe::Probe;
 use crate::roll::Statement;
 use crate::time::Instant;
 use crate::trie::{Found, Prefix, Summary, Trie, Walk};
-use crate::wire::Frames;
+use crate::wire::{Frames, Message};
 
 /// Questions under way at once in one comparison: enough to fill a round trip, few enough that the answers (at most
 /// 2 KiB each) stay small.
@@ -24,8 +24,11 @@ pub(super) const UNSENT_BYTES_MAX: usize = 4 << 20;
 /// Deltas are only built while less than this waits: what is built late is newest.
 pub(super) const UNSENT_BYTES_CALM: usize = 64 << 10;
 
-/// Statements kept back until those that support them arrive.
-const STAGED_MAX: usize = 4096;
+/// Bytes of statements kept back until those that support them arrive: some thousand, or a few rotations.
+const STAGED_BYTES_MAX: usize = 1 << 20;
+
+/// Questions about the roll kept back until the peer is seen to stand: what an honest end asks at once.
+const DEFERRED_MAX: usize = 2 * ASKS_MAX;
 
 /// How far a session has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,11 +94,19 @@ pub(super) struct Link {
     pub(super) phase: Phase,
     pub(super) frames: Frames,
     pub(super) probe: Probe,
+    /// When the connection came up.
+    pub(super) since: Instant,
     /// The last time the session came further, before it is open.
     pub(super) progress: Instant,
+    /// The peer said goodbye.
+    pub(super) goodbye: bool,
+    /// It carried everything, at some time.
+    pub(super) was_open: bool,
     pub(super) unsent: usize,
     pub(super) roll_pull: Option<Pull>,
     staged: Vec<Arc<Statement>>,
+    staged_bytes: usize,
+    deferred: Vec<Message>,
     pub(super) lane_pulls: [Option<Pull>; 3],
     /// Lanes were compared once since the link opened.
     pub(super) compared: bool,
@@ -117,10 +128,15 @@ impl Link {
             phase: Phase::Greeting,
             frames: Frames::default(),
             probe: Probe::new(*me < peer, now),
+            since: now,
             progress: now,
+            goodbye: false,
+            was_open: false,
             unsent: 0,
             roll_pull: None,
             staged: Vec::new(),
+            staged_bytes: 0,
+            deferred: Vec::new(),
             lane_pulls: [None, None, None],
             compared: false,
             compare_at: None,
@@ -134,22 +150,33 @@ impl Link {
         self.phase == Phase::Open
     }
 
-    /// Puts statements with those kept back and takes all out, to be merged together.
-    pub(super) fn with_staged(&mut self, statements: Vec<Arc<Statement>>) -> Vec<Arc<Statement>> {
-        let mut all = core::mem::take(&mut self.staged);
-        all.extend(statements);
-        all
+    /// Takes out the statements kept back.
+    pub(super) fn unstage(&mut self) -> Vec<Arc<Statement>> {
+        self.staged_bytes = 0;
+        core::mem::take(&mut self.staged)
     }
 
     /// Keeps back statements that nothing supports yet, as far as there is room: a hostile peer's are endless.
     pub(super) fn stage(&mut self, statements: Vec<Arc<Statement>>) {
-        self.staged.extend(statements);
-        self.staged.truncate(STAGED_MAX);
+        for statement in statements {
+            self.staged_bytes += statement.bytes().len();
+            if self.staged_bytes > STAGED_BYTES_MAX {
+                self.staged_bytes -= statement.bytes().len();
+                return;
+            }
+            self.staged.push(statement);
+        }
     }
 
-    /// Forgets what was kept back: the comparison it belonged to is over.
-    pub(super) fn unstage(&mut self) {
-        self.staged = Vec::new();
+    /// Keeps a question back; whether there was room.
+    pub(super) fn defer(&mut self, question: Message) -> bool {
+        self.deferred.push(question);
+        self.deferred.len() <= DEFERRED_MAX
+    }
+
+    /// Takes out the questions kept back.
+    pub(super) fn undefer(&mut self) -> Vec<Message> {
+        core::mem::take(&mut self.deferred)
     }
 
     /// The peer may lack the newest of `book`.

@@ -119,6 +119,14 @@ impl Node {
             return self.write(id, Lane::Facts, &key, Some(value), now);
         }
         let key = entries::claim_key(name);
+        let own = self.view.services.get(name).filter(|service| service.owner == self.me);
+        if own.is_some_and(|service| service.protocol != protocol) {
+            let message = format!("this node serves {name} by the other protocol");
+            return Err(Refusal {
+                hint: Some(format!("`pln unserve {name}` first")),
+                ..refusal(RefusalKind::Failed, message)
+            });
+        }
         // A claim keeps its date when its details change: the date decides who owns the name.
         let since = self.authoring.value(Lane::Facts, &key).and_then(entries::claimed_at).unwrap_or(now.unix);
         let claim = Claim { protocol, port: Some(port), shared, claimed: since, hashes: Vec::new() };
@@ -162,10 +170,11 @@ impl Node {
         value: Option<Vec<u8>>,
         now: Now,
     ) -> Result<(), Refusal> {
-        if self.put(lane, key, value, now)? {
+        if self.put(lane, key, value, now)? || self.authoring.has_unsealed(lane) {
+            // If it was so already, then perhaps by a change that is not sealed yet.
             self.local.waiting[lane.index()].push(id);
         } else {
-            // It is so already; but its write may still be under way, and must be on disk before this is answered.
+            // Its write may still be under way, and must be on disk before this is answered.
             self.persist(Vec::new(), alloc::vec![After::Reply(id, Ok(Reply::Done))]);
         }
         Ok(())

@@ -18,15 +18,25 @@ const REPAIRS_MAX: usize = 64;
 /// A neighbour that has not answered for so long is asked no more.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A copy that takes longer is begun anew, perhaps over another link: one slow neighbour holds up no book for ever.
+const COPY_MAX: Duration = Duration::from_secs(120);
+
 #[derive(Debug)]
 struct Copy {
     link: LinkId,
     repair: Repair,
+    begun: Instant,
     progress: Instant,
     /// Questions on the link without an answer.
     asked: u32,
     /// Of these, the ones about a head that the copy has turned away from: their answers are passed over.
     stale: u32,
+}
+
+impl Copy {
+    fn deadline(&self) -> Instant {
+        (self.progress + ANSWER_TIMEOUT).min(self.begun + COPY_MAX)
+    }
 }
 
 /// All copies under way.
@@ -53,7 +63,8 @@ impl Node {
             return;
         }
         let book = (repair.lane(), *repair.author());
-        let full = self.repairs.copies.len() >= REPAIRS_MAX;
+        // What this node said itself it needs before it may say anything more.
+        let full = self.repairs.copies.len() >= REPAIRS_MAX && book.1 != self.me;
         match self.repairs.copies.get_mut(&book) {
             // The head has moved on: turn to it, over the link that offers it.
             Some(copy) if copy.repair.head().rank() < repair.head().rank() => {
@@ -66,7 +77,9 @@ impl Node {
             Some(_) => return,
             None if full => return self.refuse("too_many_repairs"),
             None => {
-                self.repairs.copies.insert(book, Copy { link: id, repair, progress: now.mono, asked: 0, stale: 0 });
+                self.repairs
+                    .copies
+                    .insert(book, Copy { link: id, repair, begun: now.mono, progress: now.mono, asked: 0, stale: 0 });
             }
         }
         self.drive_repair(book);
@@ -104,12 +117,12 @@ impl Node {
     fn repair_answer(&mut self, id: LinkId, answer: &Answer, now: Now) {
         let book = (answer.lane(), answer.author());
         let Some(copy) = self.repairs.copies.get_mut(&book).filter(|copy| copy.link == id) else { return };
-        copy.progress = now.mono;
         copy.asked = copy.asked.saturating_sub(1);
         if copy.stale > 0 {
             copy.stale -= 1;
             return;
         }
+        copy.progress = now.mono;
         match copy.repair.answer(answer, self.verify.as_ref()) {
             Ok(Progress::More) => self.drive_repair(book),
             Ok(Progress::Complete) => {
@@ -157,12 +170,12 @@ impl Node {
     /// Gives up copies whose neighbour does not answer.
     pub(super) fn time_out_repairs(&mut self, now: Now) {
         let before = self.repairs.copies.len();
-        self.repairs.copies.retain(|_, copy| now.mono < copy.progress + ANSWER_TIMEOUT);
+        self.repairs.copies.retain(|_, copy| now.mono < copy.deadline());
         if self.repairs.copies.len() < before {
             self.refuse("repair_timed_out");
             self.ask_everyone();
         }
-        let next = self.repairs.copies.values().map(|copy| copy.progress + ANSWER_TIMEOUT).min();
+        let next = self.repairs.copies.values().map(Copy::deadline).min();
         next.into_iter().for_each(|at| self.due.by(at));
     }
 

@@ -1,5 +1,6 @@
 //! Reconciling the roll: by trie before anything else is said on a link, by pushing what is new afterwards.
 
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -16,6 +17,9 @@ use crate::wire::{FRAME_BYTES_MAX, Message};
 
 /// A session that is not open and comes no further for so long is closed.
 pub(super) const PROGRESS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A session that is not open after so long is closed, whatever progress it makes: the largest roll takes a fraction.
+const SESSION_MAX: Duration = Duration::from_secs(120);
 
 /// Statements of one message together, leaving room for its framing.
 const BATCH_BYTES_MAX: usize = FRAME_BYTES_MAX - 4096;
@@ -39,21 +43,62 @@ impl Node {
     fn drive_roll(&mut self, id: LinkId, now: Now) {
         let ours = self.roll.trie().root();
         let Some(link) = self.links.get_mut(&id) else { return };
-        link.progress = now.mono;
         let Some(pull) = &mut link.roll_pull else { return };
         let asks = pull.asks();
-        if pull.theirs() == ours || pull.is_done() {
-            link.roll_pull = None;
-            link.unstage();
-            if let Phase::Rolling { ours, .. } = &mut link.phase {
-                *ours = true;
-                self.send(id, &Message::RollDone);
-                self.open_when_done(id, now);
+        if pull.theirs() != ours && !pull.is_done() {
+            for prefix in asks {
+                self.send(id, &Message::RollAsk { prefix });
             }
             return;
         }
-        for prefix in asks {
-            self.send(id, &Message::RollAsk { prefix });
+        link.roll_pull = None;
+        // All that supports them is here now, if anything does.
+        let staged = link.unstage();
+        self.merge(staged, Some(id), now);
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if let Phase::Rolling { ours, .. } = &mut link.phase {
+            *ours = true;
+            self.send(id, &Message::RollDone);
+            self.judge_peer(id, now);
+            self.open_when_done(id, now);
+        }
+    }
+
+    /// Answers what was kept back if the peer stands by now; closes the link if it does not.
+    fn judge_peer(&mut self, id: LinkId, now: Now) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        match self.standing.stands(&link.peer, now.unix) {
+            Ok(_) => link.undefer().into_iter().for_each(|question| self.roll_question(id, question)),
+            Err(reason) => {
+                self.refuse("not_standing");
+                self.close(id, alloc::format!("{reason}"));
+            }
+        }
+    }
+
+    /// A question about the roll: answered to members alone, as it tells who there is. Who is not yet seen to stand
+    /// waits until its own roll has been read.
+    pub(super) fn roll_asked(&mut self, id: LinkId, question: Message, now: Now) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if self.standing.stands(&link.peer, now.unix).is_ok() {
+            self.roll_question(id, question);
+        } else if !link.defer(question) {
+            self.refuse("too_many_questions");
+            self.close(id, "the peer asks too much before it is known to stand");
+        }
+    }
+
+    fn roll_question(&mut self, id: LinkId, question: Message) {
+        match question {
+            Message::RollAsk { prefix } => {
+                let summary = self.roll.trie().summary(&prefix);
+                self.send(id, &Message::RollAnswer { prefix, summary });
+            }
+            Message::RollWant { slots } => {
+                let wanted: Vec<_> = slots.iter().filter_map(|slot| self.roll.trie().get(slot).cloned()).collect();
+                self.send_statements(id, &wanted, true);
+            }
+            _ => {}
         }
     }
 
@@ -61,6 +106,7 @@ impl Node {
         let Some(link) = self.links.get_mut(&id) else { return };
         let found = link.roll_pull.as_mut().and_then(|pull| pull.answer(self.roll.trie(), prefix, summary));
         let Some(found) = found else { return self.refuse("unasked_answer") };
+        link.progress = now.mono;
         if !found.theirs.is_empty() {
             if let Some(pull) = &mut link.roll_pull {
                 pull.wants += 1;
@@ -69,11 +115,6 @@ impl Node {
             self.send(id, &Message::RollWant { slots });
         }
         self.drive_roll(id, now);
-    }
-
-    pub(super) fn roll_wanted(&mut self, id: LinkId, slots: &[Digest]) {
-        let wanted: Vec<_> = slots.iter().filter_map(|slot| self.roll.trie().get(slot).cloned()).collect();
-        self.send_statements(id, &wanted, true);
     }
 
     /// Sends statements in as many messages as they need; the last one answers the request, if it is `asked` for.
@@ -91,8 +132,10 @@ impl Node {
     }
 
     pub(super) fn roll_statements(&mut self, id: LinkId, statements: &[Vec<u8>], asked: bool, now: Now) {
-        if let Some(pull) = self.links.get_mut(&id).filter(|_| asked).and_then(|link| link.roll_pull.as_mut()) {
-            pull.wants = pull.wants.saturating_sub(1);
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if let Some(pull) = link.roll_pull.as_mut().filter(|pull| asked && pull.wants > 0) {
+            pull.wants -= 1;
+            link.progress = now.mono;
         }
         self.merge_from(id, statements, now);
         self.drive_roll(id, now);
@@ -106,8 +149,7 @@ impl Node {
         }
         let Some(link) = self.links.get_mut(&id) else { return };
         let comparing = link.roll_pull.is_some();
-        let batch = link.with_staged(decoded);
-        let unsupported = self.merge(batch, Some(id), now);
+        let unsupported = self.merge(decoded, Some(id), now);
         if let Some(link) = self.links.get_mut(&id).filter(|_| comparing) {
             link.stage(unsupported);
         }
@@ -116,11 +158,15 @@ impl Node {
     /// Merges statements, keeps what is new on disk, tells the neighbours (but `from`). Gives back those that nothing
     /// supports yet.
     pub(super) fn merge(&mut self, batch: Vec<Arc<Statement>>, from: Option<LinkId>, now: Now) -> Vec<Arc<Statement>> {
+        if batch.is_empty() {
+            return Vec::new();
+        }
         let merged = self.roll.merge(batch.iter().cloned(), self.verify.as_ref());
+        let offered: BTreeMap<Digest, Arc<Statement>> = batch.into_iter().map(|s| (s.digest(), s)).collect();
         let mut unsupported = Vec::new();
         for (digest, refusal) in &merged.refused {
             match refusal {
-                RollRefusal::Unsupported => unsupported.extend(batch.iter().find(|s| s.digest() == *digest).cloned()),
+                RollRefusal::Unsupported => unsupported.extend(offered.get(digest).cloned()),
                 RollRefusal::Superseded => {}
                 RollRefusal::OtherCluster => self.refuse("statement_of_other_cluster"),
                 RollRefusal::Signature => {
@@ -191,6 +237,7 @@ impl Node {
         match self.standing.stands(&link.peer, now.unix) {
             Ok(_) => {
                 link.phase = Phase::Open;
+                link.was_open = true;
                 self.opened(id);
             }
             Err(reason) => {
@@ -205,9 +252,9 @@ impl Node {
         let waiting = |phase: &Phase| !matches!(phase, Phase::Open | Phase::Closing);
         let mut late = Vec::new();
         for (id, link) in self.links.iter().filter(|(_, link)| waiting(&link.phase)) {
-            let end = link.progress + PROGRESS_TIMEOUT;
+            let end = (link.progress + PROGRESS_TIMEOUT).min(link.since + SESSION_MAX);
             if end <= now.mono { late.push(*id) } else { self.due.by(end) }
         }
-        late.into_iter().for_each(|id| self.close(id, "the session made no progress for 10 s"));
+        late.into_iter().for_each(|id| self.close(id, "the session did not open in time"));
     }
 }

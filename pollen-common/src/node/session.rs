@@ -30,7 +30,9 @@ impl Node {
     }
 
     fn greet(&mut self, id: LinkId) {
-        let bundle = self.standing.bundle(&self.me).iter().map(|s| s.bytes().to_vec()).collect();
+        // With the rotations: to one who missed them, nothing else shows that this node stands.
+        let bundle = self.roll.lineage().rotations.into_iter().chain(self.standing.bundle(&self.me));
+        let bundle = bundle.map(|statement| statement.bytes().to_vec()).collect();
         let hello = Message::Hello {
             versions: Versions::OURS,
             cluster: self.roll.cluster(),
@@ -106,8 +108,12 @@ impl Node {
         let Some(link) = self.links.remove(&id) else { return };
         let lost = !self.links.values().any(|other| other.peer == link.peer && other.phase != Phase::Closing);
         if lost && link.peer != self.me && !self.local.leaving {
-            self.dials.failed(link.peer, now.mono, &mut self.rng);
-            if link.phase != Phase::Joining {
+            if link.goodbye {
+                self.dials.left(link.peer, now.mono);
+            } else {
+                self.dials.failed(link.peer, now.mono, &mut self.rng);
+            }
+            if link.was_open {
                 self.event(EventKind::LinkDown, Some(link.peer), format!("link down: {reason}"));
             }
         }
@@ -140,10 +146,8 @@ impl Node {
 
     fn greeting_fault(&self, versions: Versions, cluster: ClusterId) -> Result<u16, String> {
         if cluster != self.roll.cluster() {
-            return Err(format!(
-                "wrong cluster: the peer belongs to {cluster:?}, this node to {:?}",
-                self.roll.cluster()
-            ));
+            // Which one it is, is not for strangers.
+            return Err(String::from("wrong cluster: this node belongs to another than the peer's"));
         }
         let ours = Versions::OURS;
         ours.common(versions).ok_or_else(|| {
@@ -158,16 +162,12 @@ impl Node {
     fn member_message(&mut self, id: LinkId, message: Message, now: Now) {
         match message {
             Message::RollDone => self.roll_done_by_peer(id, now),
-            Message::RollAsk { prefix } => {
-                let summary = self.roll.trie().summary(&prefix);
-                self.send(id, &Message::RollAnswer { prefix, summary });
-            }
+            question @ (Message::RollAsk { .. } | Message::RollWant { .. }) => self.roll_asked(id, question, now),
             Message::RollAnswer { prefix, summary } => self.roll_answer(id, prefix, &summary, now),
-            Message::RollWant { slots } => self.roll_wanted(id, &slots),
             Message::Roll { statements, asked } => self.roll_statements(id, &statements, asked, now),
             Message::Bye => {
-                if let Some(link) = self.links.get(&id) {
-                    self.dials.left(link.peer, now.mono);
+                if let Some(link) = self.links.get_mut(&id) {
+                    link.goodbye = true;
                 }
                 self.close(id, "the peer said goodbye");
             }

@@ -5,10 +5,13 @@ use std::string::String;
 use std::vec::Vec;
 
 use super::World;
+use crate::identity::{ClusterId, Digest, SecretKey};
 use crate::node::join::JoinError;
 use crate::node::{Command, Refusal, RefusalKind};
 use crate::roll::{Rights, Tier};
+use crate::trie::Prefix;
 use crate::views::Protocol;
+use crate::wire::{Message, Versions};
 
 fn online(world: &World, at: usize) -> usize {
     world.node(at).map_or(0, |node| node.view().nodes.values().filter(|info| info.liveness.is_online()).count())
@@ -166,4 +169,48 @@ fn what_was_served_is_there_after_a_crash_and_what_was_removed_is_not() {
         let names: Vec<_> = view.services.keys().map(|name| name.as_str()).collect();
         assert_eq!(names, ["kept"], "as machine {at} sees it");
     }
+}
+
+#[test]
+fn a_deletion_said_twice_is_acknowledged_only_when_it_is_on_disk() {
+    let mut world = World::new(10, 1, true);
+    let key = b"k".to_vec();
+    ask(&mut world, 0, Command::PutState { key: key.clone(), value: b"v".to_vec() }).expect("written");
+    let first = world.command(0, Command::DeleteState { key: key.clone() }).expect("up");
+    let second = world.command(0, Command::DeleteState { key }).expect("up");
+    // Steps far shorter than a change waits to be sealed: whatever is acknowledged now must survive now.
+    let step = Duration::from_millis(1);
+    while world.reply(second).is_none() {
+        world.run_for(step);
+    }
+    assert!(world.reply(first).is_some(), "the first is acknowledged no later");
+    world.crash(0);
+    world.start(0);
+    assert!(world.state(0).is_empty(), "the key is back");
+}
+
+#[test]
+fn a_stranger_learns_nothing_of_the_roll_and_cannot_stay() {
+    let mut world = World::new(11, 3, true);
+    until(&mut world, all_online);
+    let cluster = world.node(0).expect("up").roll().cluster();
+    let stranger = SecretKey::from_seed(&[99; 32]).public();
+    let hello = |cluster| Message::Hello {
+        versions: Versions::OURS,
+        cluster,
+        roll: Digest::ZERO,
+        lanes: [Digest::ZERO; 3],
+        bundle: Vec::new(),
+    };
+    let prefix = Prefix::ROOT;
+    let (heard, closed) = world.overhear(0, stranger, &[hello(ClusterId([7; 32]))], Duration::from_secs(1));
+    assert!(heard.is_empty() && closed, "another cluster's: {heard:?}");
+    let (heard, closed) =
+        world.overhear(0, stranger, &[hello(cluster), Message::RollAsk { prefix }], Duration::from_secs(11));
+    assert!(!heard.iter().any(|message| matches!(message, Message::RollAnswer { .. } | Message::Roll { .. })));
+    assert!(closed, "it was not shown out");
+    // Unasked statements are no progress.
+    let idle = Message::Roll { statements: Vec::new(), asked: true };
+    let (_, closed) = world.overhear(0, stranger, &[hello(cluster), idle], Duration::from_secs(11));
+    assert!(closed, "it stays by saying nothing of use");
 }

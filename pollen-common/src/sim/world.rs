@@ -18,6 +18,7 @@ use crate::node::join::{JoinError, Joining};
 use crate::node::{Command, Input, InviteTerms, LinkId, Node, Output, Refusal, Reply, RequestId, Write, found};
 use crate::roll::{Rights, Tier};
 use crate::time::{Instant, Now, UnixMs};
+use crate::wire::{Frames, Message, framed};
 
 /// Virtual time begins here; the wall clock of every machine with it.
 const EPOCH_UNIX_MS: u64 = 1_800_000_000_000;
@@ -35,6 +36,14 @@ enum Event {
     Down { connection: u64, end: usize, reason: String },
 }
 
+/// A link whose other end is no machine.
+struct Overheard {
+    machine: At,
+    link: LinkId,
+    said: Vec<u8>,
+    closed: bool,
+}
+
 /// A simulated cluster.
 pub struct World {
     pub(super) rng: ChaCha8Rng,
@@ -48,7 +57,7 @@ pub struct World {
     replies: BTreeMap<RequestId, Result<Reply, Refusal>>,
     last_request: u64,
     /// What a machine says on a link whose other end is no machine: a joiner's.
-    overheard: Option<(At, LinkId, Vec<u8>)>,
+    overheard: Option<Overheard>,
     /// Of datagrams, in 1/256.
     pub(super) loss: usize,
 }
@@ -119,16 +128,35 @@ impl World {
         Ok(self.machines.len() - 1)
     }
 
+    /// Plays a stranger that dials `at` and says these things on the ordered stream; returns what it hears, and
+    /// whether the node hung up.
+    pub fn overhear(&mut self, at: At, peer: NodeKey, said: &[Message], wait: Duration) -> (Vec<Message>, bool) {
+        self.last_request += 1;
+        let link = LinkId(u64::MAX - self.last_request);
+        self.input(at, Input::LinkUp { link, peer, dialed: false });
+        self.overheard = Some(Overheard { machine: at, link, said: Vec::new(), closed: false });
+        for message in said {
+            self.input(at, Input::LinkBytes { link, bytes: framed(message) });
+        }
+        self.run_for(wait);
+        let heard = self.overheard.take().expect("set above");
+        self.input(at, Input::LinkDown { link, reason: "left".into() });
+        let mut frames = Frames::default();
+        frames.push(&heard.said);
+        let bodies = core::iter::from_fn(|| frames.poll().expect("nodes speak in frames"));
+        (bodies.filter_map(|body| Message::decode(&body).ok()).collect(), heard.closed)
+    }
+
     fn redeem(&mut self, via: At, secret: &SecretKey, token: &[u8]) -> Result<Vec<Write>, JoinError> {
         let mut joining = Joining::new(token, secret, alloc::sync::Arc::new(Strict), self.clock().unix)?;
         // Beside the numbers that the network gives.
         let (contact, link) = (self.machines[via].key(), LinkId(u64::MAX - self.last_request));
         let (request, peer) = (joining.request(), secret.public());
         self.input(via, Input::LinkUp { link, peer, dialed: false });
-        self.overheard = Some((via, link, Vec::new()));
+        self.overheard = Some(Overheard { machine: via, link, said: Vec::new(), closed: false });
         self.input(via, Input::LinkBytes { link, bytes: request });
         self.run_for(Duration::from_millis(100));
-        let (.., answer) = self.overheard.take().expect("set above");
+        let answer = self.overheard.take().expect("set above").said;
         let joined = joining.answer(&contact, &answer, self.clock().unix);
         self.input(via, Input::LinkDown { link, reason: "joined".into() });
         Ok(joined?.expect("the answer is whole").records)
@@ -328,8 +356,8 @@ impl World {
     }
 
     fn send(&mut self, at: At, link: LinkId, mut bytes: Vec<u8>) {
-        if let Some((_, _, heard)) = self.overheard.as_mut().filter(|(machine, to, _)| (*machine, *to) == (at, link)) {
-            return heard.extend(bytes);
+        if let Some(heard) = self.overheard.as_mut().filter(|heard| (heard.machine, heard.link) == (at, link)) {
+            return heard.said.extend(bytes);
         }
         let Some((number, end)) = self.network.find(at, link) else { return };
         let delay = self.latency();
@@ -364,6 +392,9 @@ impl World {
     }
 
     fn close(&mut self, at: At, link: LinkId, reason: &str) {
+        if let Some(heard) = self.overheard.as_mut().filter(|heard| (heard.machine, heard.link) == (at, link)) {
+            heard.closed = true;
+        }
         let Some((number, end)) = self.network.find(at, link) else { return };
         let delay = self.latency();
         let clear = self.network.connections.get(&number).map_or(self.now, |c| c.ends[1 - end].clear);
