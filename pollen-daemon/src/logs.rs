@@ -44,8 +44,22 @@ pub struct LevelError {
     reason: String,
 }
 
-fn parse_level(text: &str) -> Result<EnvFilter, LevelError> {
-    EnvFilter::builder().parse(text).map_err(|error| LevelError { text: text.to_owned(), reason: error.to_string() })
+/// The levels, which alone are a whole filter.
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+
+/// A filter of logs: a level, or levels by module. A lone word is a level: the filter's own syntax would take any other
+/// for a module to log in full, and log nothing else.
+///
+/// # Errors
+/// [`LevelError`]
+pub fn parse_level(text: &str) -> Result<EnvFilter, LevelError> {
+    let wrong = |reason: String| LevelError { text: text.to_owned(), reason };
+    let mut words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+    let lone = words.next().filter(|word| words.next().is_none() && !word.contains(['=', '[']));
+    if lone.is_some_and(|word| !LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word))) {
+        return Err(wrong(format!("the levels are {}", LEVELS.join(", "))));
+    }
+    EnvFilter::builder().parse(text).map_err(|error| wrong(error.to_string()))
 }
 
 impl Logs {
@@ -79,6 +93,13 @@ impl Logs {
         // Fails only when the subscriber is gone, and then there is nothing to filter.
         let _ = self.filter.reload(filter);
         Ok(())
+    }
+
+    /// Logs of nothing, for tests: a process has but one place to log to.
+    #[cfg(test)]
+    pub(crate) fn of_nothing(state_dir: &Path) -> io::Result<Self> {
+        let (_, filter) = reload::Layer::new(EnvFilter::new(LEVEL_DEFAULT));
+        Ok(Self { filter, sink: SharedSink::open(state_dir)?, state_dir: state_dir.to_owned() })
     }
 
     /// The last `lines` lines, oldest first, and what follows them without a gap.

@@ -21,7 +21,7 @@ use crate::control::api::{
     ConnectBody, Connection, Done, InviteBody, Invited, Reasons, ServeBody, Served, SettingBody, SettingsShown, Version,
 };
 use crate::control::failure::{Code, Failure};
-use crate::control::handle::{Answer, Connect, Daemon, Disconnect, Serve, ServiceRef, Subject};
+use crate::control::handle::{Connect, Daemon, Disconnect, Serve, ServiceRef, Subject};
 use crate::control::settings::{self, Key};
 use crate::control::{invite, resolve, stream};
 use crate::datapath;
@@ -87,7 +87,10 @@ impl Api {
 }
 
 /// The daemon's answer, or that there is none in time.
-async fn within<T>(answer: Answer<'_, T>) -> Result<T, Failure> {
+async fn within<T, E>(answer: impl Future<Output = Result<T, E>>) -> Result<T, Failure>
+where
+    Failure: From<E>,
+{
     match tokio::time::timeout(REQUEST_TIMEOUT, answer).await {
         Ok(result) => result.map_err(Failure::from),
         Err(_) => Err(Failure::new(
@@ -201,23 +204,29 @@ async fn set(
     Segment(key): Segment,
     JsonBody(body): JsonBody<SettingBody>,
 ) -> Answered<SettingsShown> {
-    change(&api, &key, Some(&body.value)).await
+    change(api, key, Some(body.value)).await
 }
 
 async fn unset(State(api): Shared, Segment(key): Segment) -> Answered<SettingsShown> {
-    change(&api, &key, None).await
+    change(api, key, None).await
 }
 
-async fn change(api: &Api, key: &str, value: Option<&str>) -> Answered<SettingsShown> {
+/// On a task of its own: a client that goes away must not leave the listener moved and the setting forgotten.
+async fn change(api: Arc<Api>, key: String, value: Option<String>) -> Answered<SettingsShown> {
+    let changed = tokio::spawn(async move { change_now(&api, &key, value.as_deref()).await });
+    within(async { changed.await.unwrap_or_else(|_| Err(Failure::new(Code::Failed, "the change was given up"))) }).await
+}
+
+async fn change_now(api: &Api, key: &str, value: Option<&str>) -> Answered<SettingsShown> {
     let _alone = api.setting.lock().await;
     let before = api.daemon.settings();
     let after = settings::changed(before.clone(), key.parse::<Key>()?, value)?;
     // The listener first: it is what can fail, and what failed must not be what the next start tries.
     api.exporter.listen(after.http).await?;
-    if let Err(failure) = within(api.daemon.apply(after.clone())).await {
+    if let Err(refusal) = api.daemon.apply(after.clone()).await {
         let restored = api.exporter.listen(before.http).await;
         restored.unwrap_or_else(|failure| tracing::warn!("metrics are off: {}", failure.message));
-        return Err(failure);
+        return Err(refusal.into());
     }
     Ok(Json(SettingsShown::from(&after)))
 }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use crate::control::failure::{Code, Failure};
 use crate::control::handle::Settings;
+use crate::logs;
 
 /// A setting's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,10 +74,10 @@ pub fn show_address(address: SocketAddr) -> String {
 const LEVEL_BYTES_MAX: usize = 256;
 
 fn parse_level(s: &str) -> Result<String, Failure> {
-    let parses = tracing_subscriber::EnvFilter::builder().parse(s).is_ok();
+    let parses = logs::parse_level(s).is_ok();
     if s.is_empty() || s.len() > LEVEL_BYTES_MAX || !parses {
         return Err(Failure::new(Code::Usage, format!("`{s}` is no log level"))
-            .hint("levels: error, warn, info, debug, trace; or by module: info,pollen_daemon::services=debug"));
+            .hint("levels: error, warn, info, debug, trace, off; or by module: info,pollen_daemon::services=debug"));
     }
     Ok(s.into())
 }
@@ -109,7 +110,11 @@ mod tests {
         let set = |value| changed(Settings::default(), Key::LogLevel, Some(value));
         assert_eq!(set("debug").map(|s| s.log_level), Ok(Some("debug".into())));
         assert!(set("info,pollen_daemon=trace").is_ok());
-        assert!(set("").is_err());
+        assert!(set("pollen_daemon::services=debug").is_ok());
+        assert!(set("off").is_ok());
+        for wrong in ["", "loud", "pollen_daemon", "info2,", "7"] {
+            assert_eq!(set(wrong).map_err(|failure| failure.code), Err(Code::Usage), "{wrong}");
+        }
         assert!(set("pollen=loud").is_err());
         assert!(set(&"a".repeat(LEVEL_BYTES_MAX + 1)).is_err());
     }

@@ -1,6 +1,8 @@
 //! The running node as its operator's tools see it. Owns the order in which a request changes the core, the services
 //! and the configuration, so that a crash in between leaves nothing acknowledged undone.
+//! Invariant: a change that began is carried through, whether or not who asked for it still waits.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,7 +10,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use pollen_common::node::{Command, Refusal, RefusalKind, Reply};
 use pollen_common::time::UnixMs;
-use pollen_common::views::{Target, View};
+use pollen_common::views::{Name, Protocol, Target, View};
 use tokio::sync::{broadcast, watch};
 
 use crate::config::{self, Settings};
@@ -40,13 +42,14 @@ pub(super) struct Wiring {
     pub(super) writer: Writer,
 }
 
-/// A running node.
+/// A running node. A handle: clones share everything.
+#[derive(Clone)]
 pub(super) struct Running {
-    parts: Wiring,
+    parts: Arc<Wiring>,
     started: UnixMs,
-    settings: Mutex<Settings>,
+    settings: Arc<Mutex<Settings>>,
     /// Held while the services change: two changes at once could leave a claim without its port, or the reverse.
-    changing_services: tokio::sync::Mutex<()>,
+    changing_services: Arc<tokio::sync::Mutex<()>>,
     stop: watch::Sender<bool>,
 }
 
@@ -60,10 +63,10 @@ impl Running {
     pub(super) fn new(parts: Wiring) -> Self {
         Self {
             started: clock::unix_now(),
-            settings: Mutex::new(parts.settings.clone()),
-            changing_services: tokio::sync::Mutex::default(),
+            settings: Arc::new(Mutex::new(parts.settings.clone())),
+            changing_services: Arc::default(),
             stop: watch::Sender::new(false),
-            parts,
+            parts: Arc::new(parts),
         }
     }
 
@@ -77,11 +80,11 @@ impl Running {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) const fn port(&self) -> u16 {
+    pub(super) fn port(&self) -> u16 {
         self.parts.port
     }
 
-    pub(super) const fn driver(&self) -> &DriverHandle {
+    pub(super) fn driver(&self) -> &DriverHandle {
         &self.parts.driver
     }
 
@@ -128,25 +131,37 @@ impl Running {
     }
 
     /// The reverse, so that whatever is configured is claimed too: what a crash then leaves claimed is still served.
+    /// Withdraws what is claimed and not configured as well: a crash may have left that, and it is served to nobody.
     async fn stop_serving(&self, service: ServiceRef) -> Result<(), Refusal> {
         let _changing = self.changing_services.lock().await;
-        let gone = self.parts.services.unserve(&service);
-        if gone.is_empty() {
-            return Err(Refusal {
-                kind: RefusalKind::NotFound,
-                message: format!("this node does not serve {service}"),
-                hint: Some("`pln status services` lists what it serves".into()),
-            });
+        let mut claims = claimed_as(&service, &self.parts.driver.view());
+        let mut gone = self.parts.services.unserve(&service);
+        for name in claims.iter().filter_map(|(name, ..)| name.clone()) {
+            gone.extend(self.parts.services.unserve(&ServiceRef::Name(name)));
         }
-        self.save_services().await?;
-        for Export { name, protocol, port, .. } in gone {
+        let mut found = !gone.is_empty();
+        if found {
+            self.save_services().await?;
+        }
+        claims.extend(gone.into_iter().map(|Export { name, protocol, port, .. }| (name, protocol, port)));
+        for (name, protocol, port) in claims {
             match self.parts.driver.command(Command::Unserve { name, protocol, port }).await {
                 // Never published, for instance because this node may no longer publish.
                 Err(refusal) if refusal.kind == RefusalKind::NotFound => {}
-                answer => drop(answer?),
+                answer => {
+                    answer?;
+                    found = true;
+                }
             }
         }
-        Ok(())
+        if found {
+            return Ok(());
+        }
+        Err(Refusal {
+            kind: RefusalKind::NotFound,
+            message: format!("this node does not serve {service}"),
+            hint: Some("`pln status services` lists what it serves".into()),
+        })
     }
 
     async fn open_listener(&self, request: Connect) -> Result<Listener, Refusal> {
@@ -181,6 +196,36 @@ impl Running {
         *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
         Ok(())
     }
+}
+
+/// Carries `change` through on a task of its own: whoever asked may go away, or wait no longer, in the middle of it.
+fn carried_through<T: Send + 'static>(
+    change: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+) -> Answer<'static, T> {
+    async move {
+        let ended = tokio::spawn(change).await;
+        ended.unwrap_or_else(|gone| match gone.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => {
+                Err(Refusal { kind: RefusalKind::Failed, message: "the node is shutting down".into(), hint: None })
+            }
+        })
+    }
+    .boxed()
+}
+
+/// What to ask the core to withdraw for `service`, whatever is configured. By name the core needs neither protocol nor
+/// port.
+fn claimed_as(service: &ServiceRef, view: &View) -> BTreeSet<(Option<Name>, Protocol, u16)> {
+    let port = match service {
+        ServiceRef::Name(name) => return [(Some(name.clone()), Protocol::Tcp, 0)].into(),
+        ServiceRef::Port(port) => *port,
+    };
+    let own = view.services.values().flat_map(|service| {
+        let at_port = service.providers.iter().filter(|p| p.node == view.me && p.port == port);
+        at_port.map(|provider| (Some(service.name.clone()), provider.protocol, port))
+    });
+    own.chain([Protocol::Tcp, Protocol::Udp].map(|protocol| (None, protocol, port))).collect()
 }
 
 /// Adds to the configuration what this node claims but does not serve: a crash came between the claim and the
@@ -273,19 +318,23 @@ impl Daemon for Running {
     }
 
     fn serve(&self, request: Serve) -> Answer<'_, ()> {
-        self.start_serving(request).boxed()
+        let node = self.clone();
+        carried_through(async move { node.start_serving(request).await })
     }
 
     fn unserve(&self, request: ServiceRef) -> Answer<'_, ()> {
-        self.stop_serving(request).boxed()
+        let node = self.clone();
+        carried_through(async move { node.stop_serving(request).await })
     }
 
     fn connect(&self, request: Connect) -> Answer<'_, Listener> {
-        self.open_listener(request).boxed()
+        let node = self.clone();
+        carried_through(async move { node.open_listener(request).await })
     }
 
     fn disconnect(&self, request: Disconnect) -> Answer<'_, Vec<Listener>> {
-        self.close_listeners(request).boxed()
+        let node = self.clone();
+        carried_through(async move { node.close_listeners(request).await })
     }
 
     fn listeners(&self) -> Vec<Listener> {
@@ -305,10 +354,14 @@ impl Daemon for Running {
     }
 
     fn apply(&self, settings: handle::Settings) -> Answer<'_, ()> {
-        self.put_in_force(settings).boxed()
+        let node = self.clone();
+        carried_through(async move { node.put_in_force(settings).await })
     }
 
     fn shutdown(&self) {
         self.stop.send_replace(true);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+//! A node alone, with its real driver, store and services, whose askers go away.
+
+use futures_util::FutureExt as _;
+use pollen_common::identity::Strict;
+use pollen_common::node::{Node, NodeConfig};
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::driver::{Clock, Driver, Parts, views_of};
+use crate::transport::MeshConfig;
+use crate::{enroll, keys, store};
+
+const EVENTS_WAITING_MAX: usize = 16;
+
+fn running(dir: &std::path::Path) -> Running {
+    let store = store::open_or_create(dir).expect("ours");
+    enroll::found_in(&store, &std::collections::BTreeMap::new()).expect("a cluster");
+    let secret = keys::load_node(dir).expect("readable").expect("made with the cluster");
+    let clock = Clock::default();
+    let config = NodeConfig::new(secret.clone(), [7; 32], Arc::new(Strict));
+    let node = Node::restore(config, store.node_records().expect("readable"), clock.now()).expect("a node");
+    let (view, views) = views_of(&node);
+    let services = Services::new(views);
+    let (happens, mesh_events) = mpsc::channel(EVENTS_WAITING_MAX);
+    let mesh = Mesh::start(MeshConfig::new(secret, 0), happens, Arc::new(services.clone())).expect("any port");
+    services.start(Arc::new(mesh.clone()), mesh.runtime().clone(), &ServicesConfig::default());
+    let (written, acks) = mpsc::unbounded_channel();
+    let (writer, _) = Writer::start(store, written);
+    let events = Events::default();
+    let parts =
+        Parts { node, clock, links: mesh.clone(), writer: writer.clone(), written: acks, events: events.clone() };
+    let (driver, handle) = Driver::new(parts, view);
+    tokio::spawn(driver.run(mesh_events));
+    let logs = Logs::of_nothing(dir).expect("a log");
+    let settings = Settings::default();
+    Running::new(Wiring {
+        dir: dir.to_owned(),
+        port: 0,
+        settings,
+        driver: handle,
+        mesh,
+        services,
+        events,
+        logs,
+        writer,
+    })
+}
+
+fn serve(name: Option<&str>, port: u16) -> Serve {
+    Serve { port, name: name.map(|name| name.parse().expect("a name")), protocol: Protocol::Tcp, shared: false }
+}
+
+fn reference(service: &str) -> ServiceRef {
+    service.parse().expect("a name or a port")
+}
+
+#[tokio::test]
+async fn a_request_that_is_dropped_half_way_is_carried_through() {
+    let temp = tempfile::tempdir().expect("temporary directory");
+    let node = running(temp.path());
+    assert!(node.serve(serve(Some("api"), 80)).now_or_never().is_none(), "it waits for the disk");
+    // The next change waits for the one that nobody waits for.
+    node.serve(serve(Some("db"), 81)).await.expect("published");
+    let served: Vec<String> = node.parts.services.exports().iter().map(Export::label).collect();
+    assert_eq!(served, ["api", "db"]);
+    let published: Vec<String> = node.view().services.keys().map(ToString::to_string).collect();
+    assert_eq!(published, served);
+
+    assert!(node.unserve(reference("api")).now_or_never().is_none(), "it waits for the disk");
+    node.unserve(reference("db")).await.expect("withdrawn");
+    assert!(node.parts.services.exports().is_empty() && node.view().services.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_published_and_not_configured_can_be_withdrawn() {
+    let temp = tempfile::tempdir().expect("temporary directory");
+    let node = running(temp.path());
+    for (request, by) in [(serve(Some("api"), 80), "api"), (serve(Some("api"), 80), "80"), (serve(None, 80), "80")] {
+        let Serve { port, name, protocol, shared } = request;
+        let published = node.parts.driver.command(Command::Serve { name, protocol, port, shared }).await;
+        published.expect("nobody else claims it");
+        node.unserve(reference(by)).await.expect("the core had it");
+        assert!(node.view().services.is_empty() && node.view().unnamed.is_empty());
+        let again = node.unserve(reference(by)).await;
+        assert_eq!(again.map_err(|refusal| refusal.kind), Err(RefusalKind::NotFound));
+    }
+}
