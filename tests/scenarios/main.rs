@@ -5,6 +5,7 @@ mod corpora;
 mod death;
 mod garbage;
 mod lab;
+mod operate;
 mod partition;
 mod restart;
 mod services;
