@@ -170,6 +170,10 @@ impl Node {
         value: Option<Vec<u8>>,
         now: Now,
     ) -> Result<(), Refusal> {
+        if let Some(reason) = self.resting(now.mono) {
+            // Waiting would outlast the asker.
+            return Err(refusal(RefusalKind::Failed, reason));
+        }
         if self.put(lane, key, value, now)? || self.authoring.has_unsealed(lane) {
             // If it was so already, then perhaps by a change that is not sealed yet.
             self.local.waiting[lane.index()].push(id);

@@ -1,16 +1,42 @@
 //! Why things are as they are: the reasons that the deciding functions kept, as sentences.
 
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::Node;
-use crate::time::Now;
+use crate::identity::NodeKey;
+use crate::time::{Instant, Now};
 use crate::views::Target;
 
 impl Node {
     /// The reasons for a peer's or a name's standing, liveness and providers, as this node sees them.
     #[must_use]
     pub fn why(&self, target: &Target, now: Now) -> Vec<String> {
-        self.view.why(target, &self.roll, &self.standing, &self.document, now.unix)
+        let mut reasons = self.view.why(target, &self.roll, &self.standing, &self.document, now.unix);
+        if let Target::Node(key) = target {
+            reasons.extend(self.doubts(key, now.mono));
+        }
+        reasons
+    }
+
+    /// Signs that more than one machine speaks with this key.
+    fn doubts(&self, key: &NodeKey, now: Instant) -> Vec<String> {
+        let forks = self.document.evidence().filter(|evidence| evidence.greater.head().author == *key).map(|evidence| {
+            let head = evidence.greater.head();
+            format!(
+                "signed two heads of its {} at sequence {}: its key is on two machines, or an old disk was brought back",
+                head.lane, head.seq
+            )
+        });
+        let resting = self.resting(now).filter(|_| *key == self.me);
+        forks.chain(resting).collect()
+    }
+
+    /// Why this node publishes nothing for now, if so.
+    pub(super) fn resting(&self, now: Instant) -> Option<String> {
+        let twin = self.authoring.twin().filter(|twin| now < twin.until)?;
+        let seconds = twin.until.since(now).as_secs() + 1;
+        Some(format!("another machine signs with this node's key: nothing is published for {seconds} s"))
     }
 }

@@ -27,6 +27,12 @@ impl Machine {
         machine
     }
 
+    /// Another machine with the same secret and the same disk.
+    pub(super) fn copy(&self) -> Self {
+        let (secret, disk) = (self.secret.clone(), self.disk.clone());
+        Self { secret, node: None, disk, writing: VecDeque::new(), life: 0, repair: self.repair }
+    }
+
     pub(super) fn key(&self) -> NodeKey {
         self.secret.public()
     }

@@ -10,7 +10,7 @@ use crate::node::join::JoinError;
 use crate::node::{Command, Refusal, RefusalKind};
 use crate::roll::{Rights, Tier};
 use crate::trie::Prefix;
-use crate::views::Protocol;
+use crate::views::{Protocol, Target};
 use crate::wire::{Message, Versions};
 
 fn online(world: &World, at: usize) -> usize {
@@ -213,4 +213,28 @@ fn a_stranger_learns_nothing_of_the_roll_and_cannot_stay() {
     let idle = Message::Roll { statements: Vec::new(), asked: true };
     let (_, closed) = world.overhear(0, stranger, &[hello(cluster), idle], Duration::from_secs(11));
     assert!(closed, "it stays by saying nothing of use");
+}
+
+#[test]
+fn a_machine_with_a_copied_key_is_told_of_and_refuses_to_publish_meanwhile() {
+    let mut world = World::new(12, 3, true);
+    until(&mut world, all_online);
+    let key = world.node(1).expect("up").me();
+    let twin = world.twin_of(1);
+    let now = world.clock();
+    let told = |world: &World, at: usize| {
+        let reasons = world.node(at).expect("up").why(&Target::Node(key), now);
+        reasons.iter().any(|reason| reason.contains("another machine signs"))
+    };
+    // One of the two hears of what the other signed.
+    let put = |n: u8| Command::PutState { key: b"k".to_vec(), value: alloc::vec![n] };
+    for n in 0..20 {
+        world.command(1, put(n));
+        world.command(twin, put(100 + n));
+        world.run_for(Duration::from_millis(500));
+    }
+    assert!(told(&world, 1) || told(&world, twin));
+    let resting = if told(&world, 1) { 1 } else { twin };
+    let refusal = ask(&mut world, resting, serve("api", false)).expect_err("it rests");
+    assert!(refusal.message.contains("another machine signs"), "{}", refusal.message);
 }

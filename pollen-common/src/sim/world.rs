@@ -128,6 +128,16 @@ impl World {
         Ok(self.machines.len() - 1)
     }
 
+    /// Adds a machine with a copy of another's key and disk, as it is now.
+    pub fn twin_of(&mut self, at: At) -> At {
+        let twin = self.machines[at].copy();
+        self.machines.push(twin);
+        self.wakes.push(None);
+        let twin = self.machines.len() - 1;
+        self.start(twin);
+        twin
+    }
+
     /// Plays a stranger that dials `at` and says these things on the ordered stream; returns what it hears, and
     /// whether the node hung up.
     pub fn overhear(&mut self, at: At, peer: NodeKey, said: &[Message], wait: Duration) -> (Vec<Message>, bool) {
