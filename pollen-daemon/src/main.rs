@@ -5,11 +5,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 
+use pollen_common::node::join as core;
+use pollen_common::roll::TokenError;
 use pollen_daemon::cli::offline::{Founded, Joined, Offline, code_of_open};
 use pollen_daemon::config::UpOptions;
 use pollen_daemon::control::failure::{Code, Failure};
 use pollen_daemon::daemon::{self, RunError};
 use pollen_daemon::enroll::{self, EnrollError, JoinError, JoinOptions};
+
+/// What an admin's refusal contains where another token is the way on and the refusal does not say so itself.
+const SPENT: [&str; 2] = ["already used", "was revoked"];
 
 fn main() -> ExitCode {
     pollen_daemon::cli::main(&Machinery)
@@ -32,7 +37,9 @@ impl Offline for Machinery {
                 JoinError::Unreachable(_) => {
                     failure.hint("check that one of them is up and that its UDP port can be reached from here")
                 }
-                JoinError::Refused(_) => failure.hint("ask for a new token with `pln invite` on a member"),
+                JoinError::Refused(core::JoinError::Refused(reason)) if SPENT.iter().any(|it| reason.contains(it)) => {
+                    failure.hint("ask for a new token with `pln invite` on a member")
+                }
                 _ => failure,
             }
         })?;
@@ -55,9 +62,13 @@ fn of_enroll(error: &EnrollError) -> Code {
 fn of_join(error: &JoinError) -> Code {
     match error {
         JoinError::Open(error) => code_of_open(error),
-        JoinError::Key(_) | JoinError::Refused(_) => Code::Denied,
-        JoinError::Enroll(error) => of_enroll(error),
         JoinError::Text(_) => Code::Usage,
+        // Not as it was printed: typed wrong, whatever it once was.
+        JoinError::Refused(core::JoinError::Token(
+            TokenError::NotAToken | TokenError::Version(_) | TokenError::Damaged | TokenError::TooLong,
+        )) => Code::Usage,
+        JoinError::Key(_) | JoinError::Refused(_) | JoinError::OtherCluster { .. } => Code::Denied,
+        JoinError::Enroll(error) => of_enroll(error),
         JoinError::Unreachable(_) => Code::Unreachable,
         _ => Code::Failed,
     }
@@ -70,5 +81,31 @@ fn of_run(error: &RunError) -> Code {
         RunError::Option(_) => Code::Usage,
         RunError::Found(error) => of_enroll(error),
         _ => Code::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn joined_with(token: &str) -> Failure {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        Machinery.join(temp.path(), token).expect_err("no token")
+    }
+
+    #[test]
+    fn text_that_is_no_token_is_bad_usage_and_no_reason_for_a_new_one() {
+        for text in ["", "not base64!", "AAAA", "AQ"] {
+            let failure = joined_with(text);
+            assert_eq!((failure.code, failure.hint), (Code::Usage, None), "{text:?}: {}", failure.message);
+        }
+    }
+
+    #[test]
+    fn a_member_of_another_cluster_is_denied() {
+        let cluster = pollen_common::identity::ClusterId([1; 32]);
+        let other = JoinError::OtherCluster { mine: cluster, theirs: cluster };
+        assert_eq!(of_join(&other), Code::Denied);
+        assert_eq!(of_join(&core::JoinError::Refused("the token was already used".into()).into()), Code::Denied);
     }
 }

@@ -41,6 +41,8 @@ pub use exports::{EXPORTS_MAX, Export, TooManyExports};
 pub use imports::{IMPORTS_MAX, Import};
 pub use resolve::{ResolveError, node as resolve_node};
 pub use tally::Carried;
+#[cfg(test)]
+pub(crate) use tally::labels as refusal_labels;
 
 use exports::{Exported, Exports};
 use header::Target;
@@ -357,7 +359,7 @@ impl Services {
         let mut refusals = self.0.refusals.read();
         let astray = self.0.inboxes.astray();
         if astray > 0 {
-            refusals.insert("datagram_of_no_session", astray);
+            refusals.insert(tally::DATAGRAM_OF_NO_SESSION, astray);
         }
         refusals
     }

@@ -54,7 +54,7 @@ pub(super) struct UpArgs {
     /// The node's name [default: the host's]
     #[arg(long)]
     name: Option<String>,
-    /// This node can be reached from anywhere
+    /// This node can be reached from anywhere. Recorded and shown by `pln status`; it has no effect yet
     #[arg(long)]
     public: bool,
     /// Serve Prometheus metrics, as `pln set http` does

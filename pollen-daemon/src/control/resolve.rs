@@ -5,7 +5,7 @@
 use pollen_common::views::{Name, NodeInfo, View};
 
 use crate::control::failure::{Code, Failure};
-use crate::control::handle::Subject;
+use crate::control::handle::{Listener, Subject};
 
 /// How many candidates an ambiguous name is answered with: a screenful, whatever the cluster's size.
 const CANDIDATES_MAX: usize = 10;
@@ -31,12 +31,12 @@ pub fn target(view: &View, target: &str) -> Result<Subject, Failure> {
     one(target, found)
 }
 
-/// What a question for reasons is about: what [`target`] finds, else a key or a name that does not count. Just why it does
-/// not is what people want to know.
+/// What a question for reasons is about: what [`target`] finds, else a key or a name that does not count, or that this
+/// node listens for though nobody provides it. Just why it does not is what people want to know.
 ///
 /// # Errors
 /// `NotFound`, or `Ambiguous` with the candidates.
-pub fn concerned(view: &View, target: &str) -> Result<Subject, Failure> {
+pub fn concerned(view: &View, listeners: &[Listener], target: &str) -> Result<Subject, Failure> {
     let failure = match self::target(view, target) {
         Err(failure) if failure.code == Code::NotFound => failure,
         found => return found,
@@ -47,7 +47,9 @@ pub fn concerned(view: &View, target: &str) -> Result<Subject, Failure> {
     }
     let name = bare.parse::<Name>().map_err(|_| failure.clone())?;
     let mentioned = |key: &str| key.split('/').any(|part| part == name.as_str());
-    if view.refused.iter().any(|entry| mentioned(&entry.key)) { Ok(Subject::Service(name)) } else { Err(failure) }
+    let listened_for = listeners.iter().any(|listener| listener.service.is_name(&name));
+    let known = listened_for || view.refused.iter().any(|entry| mentioned(&entry.key));
+    if known { Ok(Subject::Service(name)) } else { Err(failure) }
 }
 
 fn one<T>(target: &str, mut found: Vec<(T, String)>) -> Result<T, Failure> {
@@ -143,11 +145,15 @@ mod tests {
     fn reasons_can_be_asked_for_what_does_not_count() {
         let mut view = sample::view();
         let stranger = sample::key(77);
-        assert_eq!(concerned(&view, &stranger.to_string()), Ok(Subject::Node(stranger)));
-        assert_eq!(concerned(&view, &stranger.to_string()[..12]).map_err(|f| f.code), Err(Code::NotFound));
-        assert_eq!(concerned(&view, "db").map_err(|f| f.code), Err(Code::NotFound), "nobody ever claimed it");
+        assert_eq!(concerned(&view, &[], &stranger.to_string()), Ok(Subject::Node(stranger)));
+        assert_eq!(concerned(&view, &[], &stranger.to_string()[..12]).map_err(|f| f.code), Err(Code::NotFound));
+        assert_eq!(concerned(&view, &[], "db").map_err(|f| f.code), Err(Code::NotFound), "nobody ever claimed it");
         view.refused[0].key = "service/db".into();
-        assert_eq!(concerned(&view, "db"), Ok(Subject::Service("db".parse().expect("a name"))));
-        assert_eq!(concerned(&view, "berlin"), Ok(Subject::Node(sample::key(2))));
+        assert_eq!(concerned(&view, &[], "db"), Ok(Subject::Service("db".parse().expect("a name"))));
+        let mut listeners = sample::listeners();
+        listeners[0].service = crate::control::handle::ServiceRef::Name("gone".parse().expect("a name"));
+        let gone = Subject::Service("gone".parse().expect("a name"));
+        assert_eq!(concerned(&view, &listeners, "gone"), Ok(gone), "a listener outlives its service");
+        assert_eq!(concerned(&view, &[], "berlin"), Ok(Subject::Node(sample::key(2))));
     }
 }

@@ -130,7 +130,7 @@ async fn inspect(State(api): Shared, Segment(target): Segment) -> Answered<Inspe
 }
 
 async fn why(State(api): Shared, Segment(target): Segment) -> Answered<Reasons> {
-    let subject = resolve::concerned(&api.daemon.view(), &target)?;
+    let subject = resolve::concerned(&api.daemon.view(), &api.daemon.listeners(), &target)?;
     let (kind, shown) = match &subject {
         Subject::Node(key) => ("node", key.to_string()),
         Subject::Service(name) => ("service", name.to_string()),

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use super::families;
 use crate::control::fake::Fake;
+use crate::services;
+use crate::transport::DropReason;
 
 fn scraped() -> String {
     let dir = std::path::Path::new("/nowhere");
@@ -21,7 +23,38 @@ fn every_metric_is_documented_and_every_documented_metric_exists() {
     let scraped = scraped();
     let exported: BTreeSet<&str> =
         scraped.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
-    let documented: BTreeSet<&str> =
-        guide.lines().filter_map(|line| line.strip_prefix("| `")?.split(['`', '{']).next()).collect();
+    let documented = first_cells(guide).filter(|cell| cell.starts_with("pln_")).collect();
     assert_eq!(exported, documented);
+}
+
+/// What stands in backquotes at the beginning of the rows of tables, without labels.
+fn first_cells(guide: &str) -> impl Iterator<Item = &str> {
+    guide.lines().filter_map(|line| line.strip_prefix("| `")?.split(['`', '{']).next())
+}
+
+/// The reasons that the guide explains under a heading.
+fn reasons_under(heading: &str) -> BTreeSet<&'static str> {
+    let guide = include_str!("../../../docs/guide/metrics.md");
+    let (_, section) = guide.split_once(heading).expect("the guide has this heading");
+    first_cells(section.split("\n## ").next().unwrap_or_default()).collect()
+}
+
+#[test]
+fn every_reason_of_a_refusal_or_drop_is_explained() {
+    assert_eq!(reasons_under("## Reasons of `pln_refusals_total`"), services::refusal_labels().collect());
+    let (core, transport): (BTreeSet<_>, BTreeSet<_>) =
+        reasons_under("## Reasons of `pln_frames_dropped_total`").into_iter().partition(|r| r.starts_with("core_"));
+    assert_eq!(transport, DropReason::ALL.iter().map(|reason| reason.label()).collect());
+    // The core has no list of its own: each must at least be in its source.
+    let source = core_source();
+    for reason in core {
+        let said = format!("refuse(\"{}\")", reason.trim_start_matches("core_"));
+        assert!(source.contains(&said), "the core never says {reason}");
+    }
+}
+
+fn core_source() -> String {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../pollen-common/src/node");
+    let files = std::fs::read_dir(dir).expect("the core is beside this crate").filter_map(Result::ok);
+    files.filter_map(|file| std::fs::read_to_string(file.path()).ok()).collect()
 }

@@ -44,6 +44,9 @@ impl Tally {
     }
 }
 
+/// The label of datagrams that belong to no session: nobody was told anything.
+pub(super) const DATAGRAM_OF_NO_SESSION: &str = "datagram_of_no_session";
+
 /// Why a caller was turned away, more exactly than the caller is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Refused {
@@ -67,6 +70,22 @@ impl Refused {
         }
     }
 
+    /// Every reason there is, for the guide's table.
+    #[cfg(test)]
+    pub(crate) const ALL: [Self; 11] = [
+        Self::Stranger,
+        Self::Absent,
+        Self::WrongKind,
+        Self::Slow,
+        Self::Denial(Denial::DeniedOrAbsent),
+        Self::Denial(Denial::Unavailable),
+        Self::Denial(Denial::Busy),
+        Self::Denial(Denial::Malformed),
+        Self::Denial(Denial::Version),
+        Self::Denial(Denial::Draining),
+        Self::Denial(Denial::Other(0)),
+    ];
+
     /// The label of its metric.
     pub(super) const fn label(self) -> &'static str {
         match self {
@@ -83,6 +102,12 @@ impl Refused {
             Self::Denial(Denial::Other(_)) => "other",
         }
     }
+}
+
+/// The labels of all reasons.
+#[cfg(test)]
+pub(crate) fn labels() -> impl Iterator<Item = &'static str> {
+    Refused::ALL.into_iter().map(Refused::label).chain([DATAGRAM_OF_NO_SESSION])
 }
 
 /// Callers turned away, by reason: as many entries as there are reasons.

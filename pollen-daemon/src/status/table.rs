@@ -47,7 +47,8 @@ pub fn status(status: &Status, layout: Layout) -> String {
     if layout.section != Section::Nodes {
         services(&mut out, &status.services, layout);
     }
-    if layout.section == Section::All && !status.connections.is_empty() {
+    // With the services: a listener whose service is gone stands nowhere else.
+    if layout.section != Section::Nodes && !status.connections.is_empty() {
         connections(&mut out, &status.connections);
     }
     if layout.section == Section::All {

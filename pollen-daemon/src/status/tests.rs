@@ -76,6 +76,7 @@ fn sections_show_their_table_alone() {
     let only = |section| table::status(&Status::of(sample.reading()), Layout { section, ..NARROW });
     assert!(only(Section::Nodes).starts_with("NODES\n") && !only(Section::Nodes).contains("SERVICES"));
     assert!(only(Section::Services).starts_with("SERVICES\n") && !only(Section::Services).contains("NODES"));
+    assert!(only(Section::Services).contains("CONNECTIONS\n") && !only(Section::Nodes).contains("CONNECTIONS"));
 }
 
 #[test]
