@@ -22,6 +22,10 @@ pub enum Context {
     Genesis,
     /// The address by which QUIC knows a node. Local to each node, never sent.
     VirtualAddress,
+    /// A version of a seed.
+    SeedVersion,
+    /// Who hosts a seed, by rendezvous.
+    Rendezvous,
     /// The checksum of an invite token.
     Token,
     /// What an ed25519 key signs is the signed content under a prefix naming its use; this one is for tests.
@@ -39,6 +43,8 @@ impl Context {
             Self::Head => "pollen 2026 v1 head",
             Self::Genesis => "pollen 2026 v1 genesis",
             Self::VirtualAddress => "pollen 2026 v1 virtual address",
+            Self::SeedVersion => "pollen 2026 v1 seed version",
+            Self::Rendezvous => "pollen 2026 v1 rendezvous",
             Self::Token => "pollen 2026 v1 token",
             Self::Test => "pollen 2026 v1 test",
         }

@@ -141,6 +141,10 @@ impl Node {
             Input::DialFailed { peer, .. } => self.dials.failed(peer, now.mono, &mut self.rng),
             Input::Command { id, command } => self.command(id, command, now),
             Input::Persisted { id } => self.persisted(id, now),
+            Input::ReplicaReady { .. }
+            | Input::ReplicaFailed { .. }
+            | Input::ReplicaStopped { .. }
+            | Input::Holding { .. } => {}
         }
         self.settle(now);
     }

@@ -2,7 +2,7 @@
 //! say it, and keeps the reason for what it refused. Pure: built from a roll's standing, a document and the wall
 //! clock (for expiry alone). Invariant: nothing here decides what is *stored*.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
@@ -16,9 +16,11 @@ pub mod entries;
 mod judge;
 mod links;
 pub mod name;
+mod seed;
 mod why;
 pub use judge::REFUSED_PER_AUTHOR_MAX;
 pub use name::Name;
+pub use seed::{Capacity, SeedInfo, SeedTerms, SeedVersion, VersionId};
 pub use why::Target;
 
 #[cfg(test)]
@@ -33,6 +35,10 @@ pub struct View {
     /// All who stand, whether online or not.
     pub nodes: BTreeMap<NodeKey, NodeInfo>,
     pub services: BTreeMap<Name, ServiceInfo>,
+    /// Seeds; their names are a space of their own beside the services'.
+    pub seeds: BTreeMap<Name, SeedInfo>,
+    /// Online nodes that hold a module, by its hash: its owner, its replicas, and whoever still keeps it.
+    pub holders: BTreeMap<Digest, BTreeSet<NodeKey>>,
     /// Services served without a name, reached by provider and port.
     pub unnamed: Vec<Provider>,
     /// Entries that do not count, each with its reason.
@@ -56,6 +62,10 @@ pub struct NodeInfo {
     pub liveness: Liveness,
     /// Peers with whom both ends claim a link.
     pub links: Vec<NodeKey>,
+    /// What it offers to seeds; nothing if it hosts none.
+    pub capacity: Option<Capacity>,
+    /// It is about to leave: it takes no new replicas and hands over those it has.
+    pub draining: bool,
 }
 
 /// Whether a node is reachable through links that both ends claim and live nodes vouch for.

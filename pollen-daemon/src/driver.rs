@@ -263,6 +263,7 @@ impl<L: Links> Driver<L> {
                 }
                 Output::Reply { id, result } => answered.push((id, result)),
                 Output::ViewChanged => view_changed = true,
+                Output::StartReplica { .. } | Output::StopReplica { .. } => {}
                 Output::Event(event) => {
                     tracing::info!(kind = ?event.kind, "{}", event.message);
                     self.parts.events.record(self.parts.clock.now().unix, event);

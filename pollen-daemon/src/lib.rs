@@ -15,3 +15,4 @@ pub mod services;
 pub mod status;
 pub mod store;
 pub mod transport;
+pub mod workload;

@@ -113,19 +113,23 @@ pub enum StreamKind {
     Tcp = 2,
     /// A UDP session of a service.
     Udp = 3,
+    /// Content, fetched by hash from whoever holds it.
+    Content = 4,
+    /// A call of a seed.
+    Call = 5,
 }
 
 impl StreamKind {
     /// From a stream's first byte.
     #[must_use]
     pub fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Link, Self::Tcp, Self::Udp].into_iter().find(|kind| *kind as u8 == byte)
+        [Self::Link, Self::Tcp, Self::Udp, Self::Content, Self::Call].into_iter().find(|kind| *kind as u8 == byte)
     }
 }
 
 /// Takes what connections carry beside their link. Called on the mesh thread: must not block.
 pub trait StreamHandler: Send + Sync + 'static {
-    /// `peer` opened a stream of kind [`StreamKind::Tcp`] or [`StreamKind::Udp`]; its first byte has been read. Whether
+    /// `peer` opened a stream of any kind but [`StreamKind::Link`]; its first byte has been read. Whether
     /// the peer may is the handler's to judge.
     fn stream(
         &self,

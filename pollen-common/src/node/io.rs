@@ -5,10 +5,10 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
 
-use crate::identity::NodeKey;
+use crate::identity::{Digest, NodeKey};
 use crate::roll::Rights;
 use crate::time::UnixMs;
-use crate::views::{Name, Protocol};
+use crate::views::{Capacity, Name, Protocol, SeedTerms, SeedVersion, VersionId};
 
 /// One connection with a peer, as the driver numbers it; never reused while the node runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +41,14 @@ pub enum Input {
     Command { id: RequestId, command: Command },
     /// A batch is on disk.
     Persisted { id: PersistId },
+    /// What was asked for by `StartReplica` is ready to serve: it may be announced.
+    ReplicaReady { version: VersionId },
+    /// It could not be made ready, or stopped being so; asked for again later if it is still wanted.
+    ReplicaFailed { version: VersionId, reason: String },
+    /// After `StopReplica`: no call of it runs here any more.
+    ReplicaStopped { version: VersionId },
+    /// The modules that are on this disk, whole and verified, of all that seeds name.
+    Holding { modules: Vec<Digest> },
 }
 
 /// What a node wants done.
@@ -60,6 +68,12 @@ pub enum Output {
     Reply { id: RequestId, result: Result<Reply, Refusal> },
     /// The view has changed: fetch it with `Node::view`.
     ViewChanged,
+    /// Fetch the module if it is not here, from any of `holders`, and make it ready to serve. Answered by `ReplicaReady`
+    /// or `ReplicaFailed`.
+    StartReplica { version: SeedVersion, name: Name, holders: Vec<NodeKey> },
+    /// Take no new calls of it, let those that run finish, then let it go. It is no longer announced. Answered by
+    /// `ReplicaStopped`.
+    StopReplica { version: VersionId },
     /// For people: the timeline that `pln events` shows.
     Event(Event),
 }
@@ -108,6 +122,23 @@ pub enum Command {
     DeleteState {
         key: Vec<u8>,
     },
+    /// What this node offers to seeds; `None` hosts none. Idempotent.
+    Offer {
+        capacity: Option<Capacity>,
+    },
+    /// Publish a seed, or a new version of one: then the old one answers until the new one is ready at its floor.
+    /// Answered when the claim is on disk; the view shows the rest. Idempotent.
+    Seed {
+        name: Name,
+        terms: SeedTerms,
+    },
+    /// Stop publishing a seed of this node's.
+    Unseed {
+        name: Name,
+    },
+    /// Hand over: this node shall host nothing. Answered when that is published; the view shows when others have taken
+    /// over. Undone by a restart.
+    Drain,
     /// Say goodbye to all neighbours: they know at once. Answered when it has been sent.
     Leave,
 }

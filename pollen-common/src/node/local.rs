@@ -69,6 +69,9 @@ impl Node {
             Command::Submit { statements } => self.submit(id, &statements, now),
             Command::PutState { key, value } => self.write(id, Lane::State, &key, Some(value), now),
             Command::DeleteState { key } => self.write(id, Lane::State, &key, None, now),
+            Command::Offer { .. } | Command::Seed { .. } | Command::Unseed { .. } | Command::Drain => {
+                Err(refusal(RefusalKind::Failed, "seeds are not built yet"))
+            }
             Command::Leave => {
                 self.leave(now);
                 self.reply(id, Ok(Reply::Done));

@@ -349,7 +349,7 @@ impl World {
                 self.later(delay, Event::Written { machine: at, life });
             }
             Output::Reply { id, result } => drop(self.replies.insert(id, result)),
-            Output::ViewChanged | Output::Event(_) => {}
+            Output::ViewChanged | Output::Event(_) | Output::StartReplica { .. } | Output::StopReplica { .. } => {}
         }
     }
 

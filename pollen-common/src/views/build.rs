@@ -1,5 +1,6 @@
 //! A view from a judgement: only arranges what was decided. Invariant: decides nothing itself.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use super::judge::{Contest, Judged};
@@ -23,6 +24,8 @@ impl View {
                 member: (*member).clone(),
                 liveness: alive.liveness(key),
                 links: judged.links.of(key).copied().collect(),
+                capacity: None,
+                draining: false,
             };
             (*key, info)
         };
@@ -34,6 +37,8 @@ impl View {
             me,
             nodes,
             services: services.collect(),
+            seeds: BTreeMap::new(),
+            holders: BTreeMap::new(),
             roots: [roll.trie().root(), facts, live, state],
             document_bytes: document.size_bytes(),
             document_entries: Lane::ALL

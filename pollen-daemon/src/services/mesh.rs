@@ -17,7 +17,8 @@ impl StreamHandler for Services {
         let protocol = match kind {
             StreamKind::Tcp => Protocol::Tcp,
             StreamKind::Udp => Protocol::Udp,
-            StreamKind::Link => unreachable!("the link's own stream stays with the transport"),
+            // Streams of these kinds have their own rooms; the link's stays with the transport.
+            StreamKind::Link | StreamKind::Content | StreamKind::Call => return,
         };
         self.take_stream(peer, connection, protocol, send, recv);
     }

@@ -1,6 +1,7 @@
 //! One small cluster for the tests of this crate: three nodes, a shared service with a conflict, one unnamed service.
 //! Invariant: fixed, for snapshots are taken of it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pollen_common::identity::{ClusterId, Digest, NodeKey, SecretKey};
@@ -35,6 +36,8 @@ fn node(i: u8, name: &str, tier: Tier, liveness: Liveness) -> NodeInfo {
         addrs: vec![format!("192.0.2.{i}:60611").parse().expect("an address")],
         member: Member { key: key(i), rights, path: vec![key(9)], admitted: NOW.0 - 86_400_000 },
         liveness,
+        capacity: None,
+        draining: false,
         links: (1..=2).filter(|&other| other != i && i != 3).map(key).collect(),
     }
 }
@@ -64,6 +67,8 @@ pub(crate) fn view() -> View {
         cluster: ClusterId([0xC1; 32]),
         me: key(1),
         nodes: nodes.into_iter().map(|node| (node.key, node)).collect(),
+        seeds: BTreeMap::new(),
+        holders: BTreeMap::new(),
         services: [(api.name.clone(), api)].into(),
         unnamed: vec![Provider { node: key(2), protocol: Protocol::Udp, port: 5353 }],
         refused: vec![RefusedEntry {

@@ -17,6 +17,8 @@ impl ViewBuilder {
             cluster: ClusterId([0; 32]),
             me,
             nodes: BTreeMap::new(),
+            seeds: BTreeMap::new(),
+            holders: BTreeMap::new(),
             services: BTreeMap::new(),
             unnamed: Vec::new(),
             refused: Vec::new(),
@@ -47,6 +49,8 @@ impl ViewBuilder {
             addrs,
             member: Member { key, rights, path: Vec::new(), admitted: 0 },
             liveness,
+            capacity: None,
+            draining: false,
             links: Vec::new(),
         };
         self.0.nodes.insert(key, info);

@@ -1,0 +1,88 @@
+//! Seeds as a view shows them: who claims one, which versions there are, who is ready to serve them. Shapes alone:
+//! `entries` has the formats, `judge` the rules, [`crate::placement`] says who should host.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+use core::fmt;
+
+use super::{Conflict, Name};
+use crate::identity::{Digest, NodeKey};
+use crate::time::UnixMs;
+
+/// A version of a seed: the digest of all that makes it behave as it does, its module and its limits. Two versions of
+/// one module with different limits are two versions.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct VersionId(pub Digest);
+
+impl fmt::Debug for VersionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for VersionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One version of a seed: what to run and within which limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SeedVersion {
+    /// Plain BLAKE3 of the module as it was published: what `pln call HASH` and content transfer know it by.
+    pub module: Digest,
+    /// Size of the module, in bytes.
+    pub size_bytes: u64,
+    /// The most linear memory that one call may have, in bytes.
+    pub memory_bytes: u64,
+    /// The longest that one call may take, in milliseconds.
+    pub timeout_ms: u32,
+    /// A call may be run again when its host died in the middle of it.
+    pub idempotent: bool,
+    /// Instances start from memory captured after the module's own start.
+    pub image: bool,
+}
+
+/// What a publisher asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeedTerms {
+    pub version: SeedVersion,
+    /// How many nodes shall be ready to serve it, at the least.
+    pub min_replicas: u16,
+    /// Every eligible node shall.
+    pub everywhere: bool,
+}
+
+/// A seed: its owner's claim, and who is ready to serve which version.
+#[derive(Clone, Debug)]
+pub struct SeedInfo {
+    pub name: Name,
+    pub owner: NodeKey,
+    pub claimed: UnixMs,
+    pub min_replicas: u16,
+    pub everywhere: bool,
+    /// One or two: the version that answers, and the one that is to replace it once it is ready.
+    pub versions: Vec<SeedVersion>,
+    /// Nodes that say they are ready to serve a version, while they are online. Those of versions that the claim no
+    /// longer names are here too: they serve until they have heard of it.
+    pub replicas: BTreeMap<VersionId, BTreeSet<NodeKey>>,
+    /// Claims of the same name that lost, with the reason.
+    pub conflicts: Vec<Conflict>,
+}
+
+impl SeedInfo {
+    /// The version that answers calls by name.
+    #[must_use]
+    pub fn current(&self) -> &SeedVersion {
+        self.versions.first().expect("a claim without a version is not read")
+    }
+}
+
+/// What a node offers to seeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Capacity {
+    /// Memory for the calls of seeds, in MiB: a node takes replicas in proportion to it.
+    pub memory_mib: u32,
+    /// Processors that run guests.
+    pub cores: u16,
+}

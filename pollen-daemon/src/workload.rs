@@ -1,0 +1,120 @@
+//! Seeds: WebAssembly that this node runs for callers anywhere in the mesh. Owns the shapes that its rooms share.
+//! The core decides what runs where; nothing here does. Invariants: a fresh instance for every call, and no guest on the
+//! control or mesh thread.
+//!
+//! The rooms: `module` makes what was published runnable, `engine` runs it, `guest` is what it may import, `replicas`
+//! executes what the core wants hosted, `calls` brings calls to instances.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use pollen_common::identity::NodeKey;
+use pollen_common::views::{Name, VersionId};
+use tokio::time::Instant;
+
+/// The most bytes that a call may bring or answer with. A guest also needs the memory for them.
+pub const BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// The largest module that may be published, in bytes.
+pub const MODULE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The most seeds that one call may lead through, itself included.
+pub const CALL_DEPTH_MAX: usize = 16;
+
+/// What a guest may know of whoever called it, and how the call came here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Who called first, as far as it is proved to this node: else whoever called this node.
+    pub peer: NodeKey,
+    /// Its properties by the roll.
+    pub attributes: BTreeMap<String, String>,
+    /// The versions that the call came through, the first one first; the one that runs now is not among them.
+    pub path: Vec<VersionId>,
+}
+
+/// One call of one function.
+#[derive(Clone, Debug)]
+pub struct Invocation {
+    pub seed: Name,
+    pub function: String,
+    pub input: Bytes,
+    pub caller: Arc<Caller>,
+    /// When the caller gives up.
+    pub deadline: Instant,
+}
+
+/// How grave a guest's message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    Trace,
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+/// What a running guest may ask of the world around it.
+pub trait World: Send + Sync + 'static {
+    /// A request to another seed or a service, by URI. `None` to the guest is any failure; the reason is for the log.
+    fn request(
+        &self,
+        invocation: &Invocation,
+        version: VersionId,
+        uri: String,
+        input: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, String>>;
+
+    /// A line that the guest wrote.
+    fn log(&self, invocation: &Invocation, level: LogLevel, message: &str);
+}
+
+/// Why a call that began here gave no output. Each limit names itself.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    #[error("it has no function {0}")]
+    NoFunction(String),
+    #[error("no instance is free: {0} run already")]
+    PoolFull(usize),
+    #[error("the input of {bytes} bytes is over the limit of {max}")]
+    InputTooLarge { bytes: usize, max: usize },
+    #[error("the output of {bytes} bytes is over the limit of {max}")]
+    OutputTooLarge { bytes: u64, max: usize },
+    #[error("it reached its memory limit of {} MiB", .max_bytes / (1024 * 1024))]
+    Memory { max_bytes: u64 },
+    #[error("it reached its time limit of {} s", .0.as_secs_f64())]
+    Time(Duration),
+    #[error("the caller's deadline passed")]
+    Deadline,
+    #[error("it reached the stack limit of {} KiB", .max_bytes / 1024)]
+    Stack { max_bytes: usize },
+    #[error("it trapped: {0}")]
+    Trap(String),
+    #[error("it failed: {0}")]
+    Failed(String),
+}
+
+impl CallError {
+    /// Whether nothing of the guest has run, so that the call may be made elsewhere.
+    #[must_use]
+    pub const fn never_ran(&self) -> bool {
+        matches!(self, Self::NoFunction(_) | Self::PoolFull(_) | Self::InputTooLarge { .. })
+    }
+
+    /// The reason as a metric's label.
+    #[must_use]
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::NoFunction(_) => "no_function",
+            Self::PoolFull(_) => "pool_full",
+            Self::InputTooLarge { .. } => "input_too_large",
+            Self::OutputTooLarge { .. } => "output_too_large",
+            Self::Memory { .. } => "memory_limit",
+            Self::Time(_) => "time_limit",
+            Self::Deadline => "deadline",
+            Self::Stack { .. } => "stack_limit",
+            Self::Trap(_) => "trap",
+            Self::Failed(_) => "failed",
+        }
+    }
+}
