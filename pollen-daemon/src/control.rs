@@ -19,6 +19,7 @@ pub(crate) mod fake;
 pub mod handle;
 pub mod http;
 pub mod invite;
+pub mod refused;
 pub mod resolve;
 pub mod server;
 pub mod settings;
@@ -51,8 +52,10 @@ impl Control {
             tracing::warn!("metrics are off: {}", failure.message);
         }
         let (stop, stopped) = watch::channel(false);
+        let refused = Arc::clone(&exporter.refused().control);
         let app = server::Api::new(daemon, exporter).router();
-        let task = tokio::spawn(http::serve(listener, app, http::Limits::connections(CONNECTIONS_MAX), stopped));
+        let limits = http::Limits::connections(CONNECTIONS_MAX);
+        let task = tokio::spawn(http::serve(listener, app, limits, refused, stopped));
         Ok(Self { stop, task, socket: socket::path(&dir) })
     }
 

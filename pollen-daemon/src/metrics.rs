@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
@@ -17,6 +18,7 @@ use tokio::task::JoinHandle;
 use crate::control::failure::{Code, Failure};
 use crate::control::handle::Daemon;
 use crate::control::http;
+use crate::control::refused::{Refused, Tallies};
 use crate::control::settings::show_address;
 
 mod families;
@@ -30,8 +32,14 @@ const BACKLOG: i32 = 16;
 
 /// Serves `/metrics` at an address that can be changed while it runs.
 pub struct Exporter {
-    daemon: Arc<dyn Daemon>,
+    shown: Arc<Shown>,
     current: Mutex<Option<Listening>>,
+}
+
+/// What a scrape is made of.
+struct Shown {
+    daemon: Arc<dyn Daemon>,
+    refused: Tallies,
 }
 
 struct Listening {
@@ -59,7 +67,13 @@ impl Exporter {
     /// Not listening yet.
     #[must_use]
     pub fn new(daemon: Arc<dyn Daemon>) -> Self {
-        Self { daemon, current: Mutex::new(None) }
+        Self { shown: Arc::new(Shown { daemon, refused: Tallies::default() }), current: Mutex::new(None) }
+    }
+
+    /// Where the HTTP listeners count whom they turn away.
+    #[must_use]
+    pub fn refused(&self) -> &Tallies {
+        &self.shown.refused
     }
 
     /// Listens at `address` from now on, nowhere where absent.
@@ -97,18 +111,20 @@ impl Exporter {
     }
 
     fn spawn(&self, at: SocketAddr, listener: TcpListener) -> Listening {
-        let app = Router::new().route("/metrics", get(scrape)).with_state(Arc::clone(&self.daemon));
+        let app = Router::new()
+            .route("/metrics", get(scrape))
+            .fallback(async || Refused::Route.mark(StatusCode::NOT_FOUND.into_response()))
+            .method_not_allowed_fallback(async || Refused::Method.mark(StatusCode::METHOD_NOT_ALLOWED.into_response()))
+            .with_state(Arc::clone(&self.shown));
+        let refused = Arc::clone(&self.shown.refused.metrics);
+        let limits = http::Limits::connections(CONNECTIONS_MAX);
         let (stop, stopped) = watch::channel(false);
-        Listening {
-            at,
-            _stop: stop,
-            task: tokio::spawn(http::serve(listener, app, http::Limits::connections(CONNECTIONS_MAX), stopped)),
-        }
+        Listening { at, _stop: stop, task: tokio::spawn(http::serve(listener, app, limits, refused, stopped)) }
     }
 }
 
-async fn scrape(State(daemon): State<Arc<dyn Daemon>>) -> Response {
-    match families::text(&*daemon) {
+async fn scrape(State(shown): State<Arc<Shown>>) -> Response {
+    match families::text(&*shown.daemon, &shown.refused) {
         Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => Failure::new(Code::Failed, format!("cannot encode the metrics: {error}")).into_response(),
     }

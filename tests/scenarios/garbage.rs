@@ -64,6 +64,7 @@ fn garbage_at_the_udp_port_is_counted_by_reason_and_disturbs_nobody() {
 
 #[test]
 fn the_control_socket_answers_garbage_with_errors_and_goes_on() {
+    const ROUNDS: u64 = 40;
     let Some(mut lab) = lab_or_skip() else { return };
     let mut nodes = lab.hosts(Family::V4, ["a"]).unwrap().map(Pln::on);
     form(&mut nodes, &[]).unwrap();
@@ -82,7 +83,7 @@ fn the_control_socket_answers_garbage_with_errors_and_goes_on() {
         long_body.as_bytes(),
     ];
     let mut numbers = Xorshift::new(7);
-    for round in 0..40 {
+    for round in 0..ROUNDS {
         for input in inputs {
             say(a, input);
         }
@@ -97,6 +98,13 @@ fn the_control_socket_answers_garbage_with_errors_and_goes_on() {
     assert_eq!(Status::of(a).unwrap().online().unwrap().len(), 1);
     let after = a.resident_kib().unwrap();
     assert!(after <= before + GROWTH_KIB_MAX, "a grew from {before} to {after} KiB");
+    for reason in ["head_malformed", "head_too_large", "broken_off", "body_broken", "body_malformed", "body_too_large"]
+    {
+        let series = format!("pln_http_refused_total{{listener=\"control\",reason=\"{reason}\"}}");
+        let refused = counted(a, &series);
+        let least = if reason == "head_too_large" { 1 } else { ROUNDS };
+        assert!(refused >= least, "{refused} were counted as {reason}");
+    }
 }
 
 /// Sends bytes to the control socket; returns the start of what it answers, whatever that is.

@@ -5,8 +5,8 @@
 use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -20,6 +20,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+
+use super::refused::{Refused, Tally};
 
 /// The most that a request's line and headers may take, in bytes: ours take a few hundred.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -73,8 +75,15 @@ impl Accept for TcpListener {
     }
 }
 
-/// Serves `app` within `limits`, one exchange per connection, until `stop` turns true or is dropped.
-pub async fn serve(listener: impl Accept, app: Router, limits: Limits, mut stop: watch::Receiver<bool>) {
+/// Serves `app` within `limits`, one exchange per connection, until `stop` turns true or is dropped. Whoever is turned
+/// away is counted in `refused`.
+pub async fn serve(
+    listener: impl Accept,
+    app: Router,
+    limits: Limits,
+    refused: Arc<Tally>,
+    mut stop: watch::Receiver<bool>,
+) {
     let places = Arc::new(Semaphore::new(limits.connections));
     let mut exchanges = JoinSet::new();
     let mut stopped = pin!(async move { stop.wait_for(|stop| *stop).await.map(|_| ()) });
@@ -90,9 +99,11 @@ pub async fn serve(listener: impl Accept, app: Router, limits: Limits, mut stop:
         };
         match io {
             Ok(io) => {
-                let app = app.clone();
+                let (app, refused) = (app.clone(), Arc::clone(&refused));
                 exchanges.spawn(async move {
-                    exchange(io, app, limits).await;
+                    if let Some(reason) = exchange(io, app, limits).await {
+                        refused.count(reason);
+                    }
                     drop(place);
                 });
             }
@@ -107,14 +118,22 @@ pub async fn serve(listener: impl Accept, app: Router, limits: Limits, mut stop:
     let _ = tokio::time::timeout(DRAIN_TIMEOUT, finish).await;
 }
 
-async fn exchange(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, app: Router, limits: Limits) {
+/// One request and its answer; why it came to nothing, if it did.
+async fn exchange(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    app: Router,
+    limits: Limits,
+) -> Option<Refused> {
     let endless = Arc::new(AtomicBool::new(false));
+    let answered = Arc::new(OnceLock::new());
     let app = TowerToHyperService::new(app);
     let service = service_fn(|request: hyper::Request<Incoming>| {
-        let (app, endless) = (app.clone(), Arc::clone(&endless));
+        let (app, endless, answered) = (app.clone(), Arc::clone(&endless), Arc::clone(&answered));
         async move {
             let Ok(response): Result<Response, Infallible> = app.call(request).await;
             endless.store(response.extensions().get::<Endless>().is_some(), Ordering::Relaxed);
+            // One exchange a connection: this is the only answer.
+            let _only = answered.set(response.extensions().get::<Refused>().copied());
             Ok::<_, Infallible>(response)
         }
     });
@@ -132,9 +151,17 @@ async fn exchange(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, app:
         Err(_) if endless.load(Ordering::Relaxed) => Ok(connection.await),
         ended => ended,
     };
-    match ended {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!("an HTTP exchange broke off: {error}"),
-        Err(_) => tracing::debug!("an HTTP exchange took longer than {}s", limits.exchange.as_secs()),
-    }
+    let broken = match ended {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => {
+            tracing::debug!("an HTTP exchange broke off: {error}");
+            Some(Refused::of(&error))
+        }
+        Err(_) => {
+            tracing::debug!("an HTTP exchange took longer than {}s", limits.exchange.as_secs());
+            Some(Refused::ExchangeSlow)
+        }
+    };
+    // A client that was told why and then went away was turned away for what it was told.
+    answered.get().copied().flatten().or(broken)
 }

@@ -4,14 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Json;
 use axum::Router;
 use axum::body::Body;
 use axum::body::HttpBody as _;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request, State};
+use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, post, put};
-use axum::{Json, http};
 use http_body_util::BodyExt as _;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -22,6 +23,7 @@ use crate::control::api::{
 };
 use crate::control::failure::{Code, Failure};
 use crate::control::handle::{Connect, Daemon, Disconnect, Serve, ServiceRef, Subject};
+use crate::control::refused::Refused;
 use crate::control::settings::{self, Key};
 use crate::control::{invite, resolve, stream};
 use crate::datapath;
@@ -74,13 +76,13 @@ impl Api {
             .route("/v1/version", get(version))
             .route("/v1/shutdown", post(shutdown))
             .fallback(async |request: Request| {
-                Failure::new(Code::NotFound, format!("there is no {} in this API", request.uri().path()))
-                    .hint("the daemon may be older than this command: compare `pln version` with `pln status`")
+                let failure = Failure::new(Code::NotFound, format!("there is no {} in this API", request.uri().path()))
+                    .hint("the daemon may be older than this command: compare `pln version` with `pln status`");
+                Refused::Route.mark(failure.into_response())
             })
             .method_not_allowed_fallback(async |request: Request| {
                 let (method, path) = (request.method(), request.uri().path());
-                let failure = Failure::new(Code::Usage, format!("{path} does not take {method}"));
-                (http::StatusCode::METHOD_NOT_ALLOWED, Json(failure))
+                Refused::Method.with(StatusCode::METHOD_NOT_ALLOWED, format!("{path} does not take {method}"))
             })
             .with_state(Arc::new(self))
     }
@@ -252,10 +254,12 @@ fn parse_service(service: &str) -> Result<ServiceRef, Failure> {
 pub(super) struct Segment(String);
 
 impl<S: Send + Sync> FromRequestParts<S> for Segment {
-    type Rejection = Failure;
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+    type Rejection = Response;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
         let segment = Path::<String>::from_request_parts(parts, state).await;
-        segment.map(|Path(segment)| Self(segment)).map_err(|e| Failure::new(Code::Usage, e.body_text()))
+        segment
+            .map(|Path(segment)| Self(segment))
+            .map_err(|e| Refused::Target.with(StatusCode::BAD_REQUEST, e.body_text()))
     }
 }
 
@@ -263,10 +267,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Segment {
 pub(super) struct Asked<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
-    type Rejection = Failure;
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+    type Rejection = Response;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
         let asked = Query::<T>::from_request_parts(parts, state).await;
-        asked.map(|Query(asked)| Self(asked)).map_err(|e| Failure::new(Code::Usage, e.body_text()))
+        asked.map(|Query(asked)| Self(asked)).map_err(|e| Refused::Target.with(StatusCode::BAD_REQUEST, e.body_text()))
     }
 }
 
@@ -279,18 +283,19 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
         let bytes = read_body(request.into_body()).await?;
         // An array would be taken for the fields in their order: a shape that nobody means.
         if bytes.trim_ascii_start().first() != Some(&b'{') {
-            return Err(Failure::new(Code::Usage, "the body is no JSON object").into_response());
+            return Err(Refused::BodyMalformed.with(StatusCode::BAD_REQUEST, "the body is no JSON object"));
         }
         serde_json::from_slice(&bytes).map(Self).map_err(|error| {
-            Failure::new(Code::Usage, format!("the body is not what this request takes: {error}")).into_response()
+            let message = format!("the body is not what this request takes: {error}");
+            Refused::BodyMalformed.with(StatusCode::BAD_REQUEST, message)
         })
     }
 }
 
 async fn read_body(body: Body) -> Result<axum::body::Bytes, Response> {
     let too_large = || {
-        let failure = Failure::new(Code::Usage, format!("the body is larger than {BODY_BYTES_MAX} bytes"));
-        (http::StatusCode::PAYLOAD_TOO_LARGE, Json(failure)).into_response()
+        let message = format!("the body is larger than {BODY_BYTES_MAX} bytes");
+        Refused::BodyTooLarge.with(StatusCode::PAYLOAD_TOO_LARGE, message)
     };
     // A declared length is believed at once; where there is none, what comes is counted.
     if usize::try_from(body.size_hint().lower()).is_ok_and(|declared| declared > BODY_BYTES_MAX) {
@@ -300,10 +305,12 @@ async fn read_body(body: Body) -> Result<axum::body::Bytes, Response> {
     match tokio::time::timeout(BODY_TIMEOUT, limited.collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
-        Ok(Err(error)) => Err(Failure::new(Code::Usage, format!("the body broke off: {error}")).into_response()),
+        Ok(Err(error)) => {
+            Err(Refused::BodyBroken.with(StatusCode::BAD_REQUEST, format!("the body broke off: {error}")))
+        }
         Err(_) => {
-            let failure = Failure::new(Code::Usage, format!("no body within {} s", BODY_TIMEOUT.as_secs()));
-            Err((http::StatusCode::REQUEST_TIMEOUT, Json(failure)).into_response())
+            let message = format!("no body within {} s", BODY_TIMEOUT.as_secs());
+            Err(Refused::BodySlow.with(StatusCode::REQUEST_TIMEOUT, message))
         }
     }
 }

@@ -15,6 +15,7 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 use super::api::{EventLine, LogLine};
 use super::failure::{Code, Failure};
 use super::http::Endless;
+use super::refused::Refused;
 use super::server::{Api, Asked, Shared};
 
 /// Log lines told where the asker does not say how many.
@@ -32,7 +33,7 @@ pub(super) struct Follow {
     lines: Option<usize>,
 }
 
-pub(super) async fn events(State(api): Shared, Asked(asked): Asked<Follow>) -> Result<Response, Failure> {
+pub(super) async fn events(State(api): Shared, Asked(asked): Asked<Follow>) -> Response {
     let (mut past, live) = api.daemon.events();
     let skipped = asked.lines.map_or(0, |lines| past.len().saturating_sub(lines));
     past.drain(..skipped);
@@ -41,7 +42,7 @@ pub(super) async fn events(State(api): Shared, Asked(asked): Asked<Follow>) -> R
     answer(&api, asked.follow, past, live, |record| EventLine::from(&record), |_| None)
 }
 
-pub(super) async fn logs(State(api): Shared, Asked(asked): Asked<Follow>) -> Result<Response, Failure> {
+pub(super) async fn logs(State(api): Shared, Asked(asked): Asked<Follow>) -> Response {
     let (past, live) = api.daemon.logs(asked.lines.unwrap_or(LOG_LINES_DEFAULT).min(LOG_LINES_MAX));
     let past = past.into_iter().map(|line| LogLine { line }).collect();
     let gap = |lost| Some(LogLine { line: format!("({lost} lines lost: the reader was too slow)") });
@@ -55,21 +56,22 @@ fn answer<T: Clone + Send + 'static, L: Serialize + Send + 'static>(
     live: Receiver<T>,
     show: impl Fn(T) -> L + Send + 'static,
     gap: impl Fn(u64) -> Option<L> + Send + 'static,
-) -> Result<Response, Failure> {
+) -> Response {
     let past = stream::iter(past);
     let kind = [(CONTENT_TYPE, "application/x-ndjson")];
     if !follow {
-        return Ok((kind, Body::from_stream(past.map(line))).into_response());
+        return (kind, Body::from_stream(past.map(line))).into_response();
     }
-    let place = Arc::clone(&api.followers).try_acquire_owned().map_err(|_| {
-        Failure::new(Code::Failed, "too many are following already").hint("end another `pln events` or `pln logs -f`")
-    })?;
+    let Ok(place) = Arc::clone(&api.followers).try_acquire_owned() else {
+        let failure = Failure::new(Code::Failed, "too many are following already");
+        return Refused::Followers.mark(failure.hint("end another `pln events` or `pln logs -f`").into_response());
+    };
     let live =
         follow_live(live, place).filter_map(move |told| std::future::ready(told.map(&show).map_or_else(&gap, Some)));
     let body = Body::from_stream(past.chain(live).map(line));
     let mut response = (kind, body).into_response();
     response.extensions_mut().insert(Endless);
-    Ok(response)
+    response
 }
 
 /// What happens from now on, or how much of it was missed. The reader holds its place for as long as it reads.

@@ -16,6 +16,7 @@ use super::client::Client;
 use super::failure::{Code, Failure};
 use super::fake::Fake;
 use super::http::Limits;
+use super::refused::{Refused, Tally};
 use super::server::BODY_BYTES_MAX;
 
 struct Running {
@@ -275,13 +276,8 @@ async fn an_oversized_body_is_refused_before_it_is_read() {
 
 #[tokio::test]
 async fn clients_that_stall_lose_their_place_in_time() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let fake = Fake::new(dir.path());
-    let app = super::server::Api::new(fake.clone(), crate::metrics::Exporter::new(fake)).router();
     let limits = Limits { connections: 4, head: Duration::from_millis(50), exchange: Duration::from_millis(200) };
-    let listener = super::socket::bind(dir.path()).expect("an empty directory");
-    let (_stop, stopped) = watch::channel(false);
-    let server = tokio::spawn(super::http::serve(listener, app, limits, stopped));
+    let Counting { dir, refused, .. } = &counting(limits);
     let mut stalled = Vec::new();
     for i in 0..20 {
         let mut stream = UnixStream::connect(super::socket::path(dir.path())).await.expect("the backlog takes it");
@@ -293,7 +289,64 @@ async fn clients_that_stall_lose_their_place_in_time() {
     let client = Client::new(dir.path());
     let served = tokio::time::timeout(Duration::from_secs(20), client.ask::<Value>("/v1/version")).await;
     assert!(served.is_ok_and(|answer| answer.is_ok()), "those behind stalled clients are served");
-    server.abort();
+    // Ten stalled in each way; the last three may still hold the other places.
+    assert!(refused.of(Refused::HeadSlow) >= 7, "{refused:?}");
+    assert!(refused.of(Refused::ExchangeSlow) >= 7, "{refused:?}");
+}
+
+/// A server whose tally is at hand; ends when dropped.
+struct Counting {
+    dir: TempDir,
+    refused: Arc<Tally>,
+    _stop: watch::Sender<bool>,
+}
+
+fn counting(limits: Limits) -> Counting {
+    let dir = tempfile::tempdir().expect("a directory");
+    let fake = Fake::new(dir.path());
+    let app = super::server::Api::new(fake.clone(), crate::metrics::Exporter::new(fake)).router();
+    let listener = super::socket::bind(dir.path()).expect("an empty directory");
+    let (stop, stopped) = watch::channel(false);
+    let refused = Arc::new(Tally::default());
+    tokio::spawn(super::http::serve(listener, app, limits, Arc::clone(&refused), stopped));
+    Counting { dir, refused, _stop: stop }
+}
+
+#[tokio::test]
+async fn whoever_is_turned_away_is_counted_by_reason_and_once() {
+    let Counting { dir, refused, .. } = &counting(Limits::connections(4));
+    let post = |rest: &str| format!("POST /v1/services HTTP/1.1\r\nhost: x\r\n{rest}").into_bytes();
+    let long_head = format!("GET /v1/status HTTP/1.1\r\nx: {}\r\n\r\n", "a".repeat(64 * 1024));
+    let cases = [
+        (b"\x16\x03\x01\x00\xa5\x01\x00\x00".to_vec(), Refused::HeadMalformed),
+        (post("content-length: nine\r\n\r\n{}"), Refused::HeadMalformed),
+        (long_head.into_bytes(), Refused::HeadTooLarge),
+        (b"GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(), Refused::Route),
+        (b"DELETE /v1/status HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(), Refused::Method),
+        (b"GET /v1/inspect/%FF HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(), Refused::Target),
+        (b"GET /v1/events?lines=many HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(), Refused::Target),
+        (post("content-length: 2000000\r\n\r\n{"), Refused::BodyTooLarge),
+        (post("transfer-encoding: chunked\r\n\r\nzz\r\n"), Refused::BodyBroken),
+        (post("content-length: 4\r\n\r\nnull"), Refused::BodyMalformed),
+        (post("content-length: 10\r\n\r\n{\"port\":-1}"), Refused::BodyMalformed),
+    ];
+    let mut expected = std::collections::BTreeMap::<_, u64>::new();
+    for (request, reason) in cases {
+        raw(dir.path(), &request).await;
+        *expected.entry(reason.label()).or_default() += 1;
+        let counted: std::collections::BTreeMap<_, _> = refused.counted().map(|(r, n)| (r.label(), n)).collect();
+        assert_eq!(counted, expected, "after {}", String::from_utf8_lossy(&request[..request.len().min(80)]));
+    }
+    drop(UnixStream::connect(super::socket::path(dir.path())).await.map(|stream| stream.try_write(b"GET /v1/st")));
+    let broken_off = async {
+        while refused.of(Refused::BrokenOff) == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(5), broken_off).await.is_ok(), "{refused:?}");
+    let client = Client::new(dir.path());
+    assert!(client.ask::<Value>("/v1/version").await.is_ok());
+    assert_eq!(refused.counted().map(|(_, n)| n).sum::<u64>(), expected.values().sum::<u64>() + 1);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use prometheus::core::{AtomicF64, AtomicU64, GenericCounterVec, GenericGaugeVec}
 use prometheus::{Opts, Registry, TextEncoder};
 
 use crate::control::handle::{Daemon, Numbers, PeerNumbers};
+use crate::control::refused::{Tallies, Tally};
 use crate::datapath;
 use crate::status::label;
 
@@ -15,7 +16,7 @@ pub(super) const PEERS_LISTED_MAX: usize = 256;
 type Result = prometheus::Result<()>;
 
 /// The text of one scrape.
-pub(super) fn text(daemon: &dyn Daemon) -> prometheus::Result<String> {
+pub(super) fn text(daemon: &dyn Daemon, refused: &Tallies) -> prometheus::Result<String> {
     let scrape = Scrape { registry: Registry::new() };
     let numbers = daemon.numbers();
     process(&scrape, daemon)?;
@@ -23,6 +24,7 @@ pub(super) fn text(daemon: &dyn Daemon) -> prometheus::Result<String> {
     peers(&scrape, &daemon.view(), &numbers.peers)?;
     services(&scrape, &numbers)?;
     happenings(&scrape, &numbers)?;
+    turned_away(&scrape, refused)?;
     TextEncoder::new().encode_to_string(&scrape.registry.gather())
 }
 
@@ -222,6 +224,19 @@ fn happenings(scrape: &Scrape, numbers: &Numbers) -> Result {
         .map(|kind| ([label::event(*kind)], numbers.events.get(kind).copied().unwrap_or(0)))
         .collect();
     scrape.counter("pln_events_total", "Events of the timeline, by kind.", &["kind"], &slices(&events))
+}
+
+fn turned_away(scrape: &Scrape, refused: &Tallies) -> Result {
+    let of = |listener, tally: &Tally| -> Vec<([&str; 2], u64)> {
+        tally.counted().map(|(reason, n)| ([listener, reason.label()], n)).collect()
+    };
+    let series = [of("control", &refused.control), of("metrics", &refused.metrics)].concat();
+    scrape.counter(
+        "pln_http_refused_total",
+        "Requests turned away before anything was asked of the daemon, by listener and reason.",
+        &["listener", "reason"],
+        &slices(&series),
+    )
 }
 
 fn name_of(view: &View, peer: &PeerNumbers) -> String {

@@ -4,12 +4,16 @@ use std::collections::BTreeSet;
 
 use super::families;
 use crate::control::fake::Fake;
+use crate::control::refused::{Refused, Tallies};
 use crate::services;
 use crate::transport::DropReason;
 
 fn scraped() -> String {
     let dir = std::path::Path::new("/nowhere");
-    families::text(&*Fake::new(dir)).expect("the sample encodes")
+    let refused = Tallies::default();
+    refused.control.count(Refused::HeadMalformed);
+    refused.metrics.count(Refused::Route);
+    families::text(&*Fake::new(dir), &refused).expect("the sample encodes")
 }
 
 #[test]
@@ -51,6 +55,12 @@ fn every_reason_of_a_refusal_or_drop_is_explained() {
         let said = format!("refuse(\"{}\")", reason.trim_start_matches("core_"));
         assert!(source.contains(&said), "the core never says {reason}");
     }
+}
+
+#[test]
+fn every_reason_of_a_request_turned_away_is_explained() {
+    let reasons = Refused::ALL.iter().map(|reason| reason.label()).collect();
+    assert_eq!(reasons_under("## Reasons of `pln_http_refused_total`"), reasons);
 }
 
 fn core_source() -> String {
