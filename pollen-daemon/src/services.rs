@@ -27,6 +27,7 @@ pub mod header;
 mod imports;
 mod live;
 mod mesh;
+pub mod payload;
 mod provide;
 mod pump;
 mod resolve;

@@ -18,11 +18,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 
 use super::header;
+use super::payload::{self, Incoming, PAYLOAD_BYTES_MAX};
 use super::pump::{self, Broken, CODE_CUT, CODE_RESET};
 use super::tally::Tally;
 
-/// The largest UDP payload over IPv4: 65,535 less the headers.
-pub(super) const PAYLOAD_BYTES_MAX: usize = 65_507;
 /// How long a session outlives its last payload in either direction: the usual time of a NAT's UDP binding.
 pub(super) const SESSION_IDLE: Duration = Duration::from_secs(60);
 /// Payloads that wait in one queue: a burst of a resolver or a game, not a backlog.
@@ -313,28 +312,30 @@ impl Session {
 
 /// The next payload on the session's stream; `None` at its end.
 async fn read_payload(recv: &mut RecvStream) -> Result<Option<Bytes>, Broken> {
-    let mut length = [0; 2];
-    match recv.read_exact(&mut length).await {
-        Ok(()) => {}
-        Err(quinn::ReadExactError::FinishedEarly(0)) => return Ok(None),
-        Err(_) => return Err(Broken::Remote),
-    }
-    let length = usize::from(u16::from_be_bytes(length));
-    if length > PAYLOAD_BYTES_MAX {
-        return Err(Broken::Remote);
+    let mut incoming = Incoming::default();
+    while !incoming.has_length() {
+        if !read_more(recv, &mut incoming).await? {
+            return if incoming.is_between() { Ok(None) } else { Err(Broken::Remote) };
+        }
+        if let Some(empty) = incoming.poll().map_err(|_| Broken::Remote)? {
+            return Ok(Some(empty));
+        }
     }
     let rest = async {
-        // Grows with what has come: a length alone costs the peer nothing, so it may cost us nothing.
-        let mut payload = BytesMut::new();
-        while payload.len() < length {
-            match recv.read_chunk(length - payload.len(), true).await {
-                Ok(Some(chunk)) => payload.put(chunk.bytes),
-                Ok(None) | Err(_) => return Err(Broken::Remote),
+        while read_more(recv, &mut incoming).await? {
+            if let Some(payload) = incoming.poll().map_err(|_| Broken::Remote)? {
+                return Ok(Some(payload));
             }
         }
-        Ok(Some(payload.freeze()))
+        Err(Broken::Remote)
     };
     tokio::time::timeout(PAYLOAD_WAIT_MAX, rest).await.map_err(|_| Broken::Remote)?
+}
+
+/// Reads a part of what is wanted; `false` at the stream's end.
+async fn read_more(recv: &mut RecvStream, incoming: &mut Incoming) -> Result<bool, Broken> {
+    let chunk = recv.read_chunk(incoming.wanted(), true).await.map_err(|_| Broken::Remote)?;
+    Ok(chunk.map(|chunk| incoming.push(&chunk.bytes)).is_some())
 }
 
 /// By datagram where it fits, else on the stream.
@@ -345,9 +346,9 @@ async fn send_payload(
     payload: &Bytes,
 ) -> Result<(), Broken> {
     // IPv6 allows a few bytes more than the format; no server may be told less than its client said.
-    let Some(length) = u16::try_from(payload.len()).ok().filter(|_| payload.len() <= PAYLOAD_BYTES_MAX) else {
+    if payload.len() > PAYLOAD_BYTES_MAX {
         return Ok(());
-    };
+    }
     let prefix = header::datagram_prefix(number);
     if connection.max_datagram_size().is_some_and(|max| prefix.len() + payload.len() <= max) {
         let mut datagram = BytesMut::with_capacity(prefix.len() + payload.len());
@@ -361,10 +362,8 @@ async fn send_payload(
             Err(SendDatagramError::TooLarge | SendDatagramError::UnsupportedByPeer | SendDatagramError::Disabled) => {}
         }
     }
-    let mut framed = BytesMut::with_capacity(2 + payload.len());
-    framed.put_u16(length);
-    framed.put_slice(payload);
-    send.write_chunk(framed.freeze()).await.map_err(|_| Broken::Remote)
+    let Some(framed) = payload::framed(payload) else { return Ok(()) };
+    send.write_chunk(framed).await.map_err(|_| Broken::Remote)
 }
 
 /// The same between a client and a server of this very node.

@@ -13,6 +13,7 @@ use pollen_common::wire::{Frames, Message};
 use pollen_daemon::control::api::{ConnectBody, InviteBody, ServeBody, SettingBody};
 use pollen_daemon::control::settings::parse_address;
 use pollen_daemon::services::header::{Denial, Header, datagram_prefix, decode_status, session_number};
+use pollen_daemon::services::payload::{Incoming, PAYLOAD_BYTES_MAX, framed};
 
 /// A target: its name, and what it does with an input.
 pub type Target = (&'static str, fn(&[u8]));
@@ -31,6 +32,7 @@ pub const TARGETS: &[Target] = &[
     ("node_session", node_session),
     ("path_probe", path_probe),
     ("service_header", service_header),
+    ("session_payload", session_payload),
     ("statement", statement),
     ("token", token),
 ];
@@ -147,6 +149,32 @@ pub fn service_header(data: &[u8]) {
         let _accepts = decode_status(*status);
         assert_eq!(Denial::from_code(*code).code(), *code);
     }
+}
+
+/// The stream of a UDP session, cut into pieces as the network pleases: the first byte says how large they are.
+pub fn session_payload(data: &[u8]) {
+    let [piece, stream @ ..] = data else { return };
+    let piece = usize::from(*piece) + 1;
+    let (mut incoming, mut rest, mut written) = (Incoming::default(), stream, Vec::new());
+    loop {
+        match incoming.poll() {
+            Ok(Some(payload)) => {
+                assert!(payload.len() <= PAYLOAD_BYTES_MAX);
+                written.extend(framed(&payload).expect("no longer than what was read"));
+                assert!(incoming.is_between());
+            }
+            Ok(None) if rest.is_empty() => break,
+            Ok(None) => {
+                assert!(incoming.wanted() > 0, "a reader that wants nothing would wait for ever");
+                let (now, later) = rest.split_at(incoming.wanted().min(piece).min(rest.len()));
+                incoming.push(now);
+                rest = later;
+            }
+            Err(_) => break,
+        }
+    }
+    assert!(stream.starts_with(&written), "payloads are what the stream says, and in its order");
+    assert!(!incoming.is_between() || written == stream, "nothing is lost between two payloads");
 }
 
 /// The bodies of requests to the control socket.

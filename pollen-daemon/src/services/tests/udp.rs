@@ -7,7 +7,7 @@ use pollen_common::views::Protocol;
 use tokio::net::UdpSocket;
 
 use super::cluster::{Cluster, SOON};
-use crate::services::session::PAYLOAD_BYTES_MAX;
+use crate::services::payload::PAYLOAD_BYTES_MAX;
 
 /// A server that sends every payload back. Returns its port.
 async fn echo() -> u16 {
