@@ -4,13 +4,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use futures_util::future::BoxFuture;
 use pollen_common::node::{Command, Event, EventKind, Refusal, RefusalKind, Reply};
 use pollen_common::time::UnixMs;
-use pollen_common::views::View;
-use tokio::sync::broadcast;
+use pollen_common::views::{Name, SeedVersion, View};
+use tokio::sync::{broadcast, watch};
 
 use super::handle::{
-    About, Answer, Connect, Daemon, Disconnect, EventRecord, Listener, Numbers, Serve, ServiceRef, Settings, Subject,
+    About, Answer, CallAnswer, CallFailure, CallRequest, Connect, Daemon, Disconnect, EventRecord, HeldModule,
+    Listener, Numbers, SeedProgress, SeedRequest, SeedStage, Seeded, Serve, ServiceRef, Settings, Subject,
 };
 use crate::status::sample;
 
@@ -28,6 +30,9 @@ pub(crate) struct Asked {
     pub(crate) served: Vec<Serve>,
     pub(crate) connected: Vec<Connect>,
     pub(crate) disconnected: Vec<Disconnect>,
+    pub(crate) seeded: Vec<SeedRequest>,
+    pub(crate) unseeded: Vec<Name>,
+    pub(crate) called: Vec<CallRequest>,
     pub(crate) settings: Settings,
     pub(crate) refuse_settings: bool,
     pub(crate) shutdown: bool,
@@ -121,6 +126,65 @@ impl Daemon for Fake {
 
     fn listeners(&self) -> Vec<Listener> {
         sample::listeners()
+    }
+
+    /// A module of one byte stands for what cannot be run.
+    fn seed(&self, request: SeedRequest, progress: watch::Sender<SeedProgress>) -> Answer<'_, Seeded> {
+        Box::pin(async move {
+            progress.send_replace(SeedProgress::at(SeedStage::Compiling));
+            tokio::task::yield_now().await;
+            if request.module.len() == 1 {
+                return Err(refusal(RefusalKind::Usage, "it imports env.fork, which nobody offers"));
+            }
+            progress.send_replace(SeedProgress { stage: SeedStage::Spreading, done: 1, total: 2 });
+            tokio::task::yield_now().await;
+            let seeded = Seeded {
+                name: request.name.clone(),
+                version: sample::HELLO,
+                module: sample::hello_version().module,
+                ready: 2,
+                floor: 2,
+                note: None,
+            };
+            self.asked().seeded.push(request);
+            Ok(seeded)
+        })
+    }
+
+    fn unseed(&self, name: Name) -> Answer<'_, ()> {
+        self.asked().unseeded.push(name);
+        Box::pin(async { Ok(()) })
+    }
+
+    /// Answers with its input, unless the function's name says otherwise.
+    fn call(&self, request: CallRequest) -> BoxFuture<'_, Result<CallAnswer, CallFailure>> {
+        self.asked().called.push(request.clone());
+        Box::pin(async move {
+            let failure = |kind, message: &str, may_have_run| CallFailure {
+                kind,
+                message: message.into(),
+                hint: None,
+                may_have_run,
+                served_by: may_have_run.then(|| sample::key(2)),
+            };
+            match request.function.as_str() {
+                "die" => Err(failure(RefusalKind::Unreachable, "berlin died; it may have run", true)),
+                "none" => Err(failure(RefusalKind::Unreachable, "no replica answers", false)),
+                "trap" => Err(failure(RefusalKind::Failed, "it trapped: unreachable", true)),
+                "wait" => std::future::pending().await,
+                _ => Ok(CallAnswer {
+                    output: request.input,
+                    served_by: sample::key(2),
+                    version: sample::HELLO,
+                    retries: 0,
+                }),
+            }
+        })
+    }
+
+    fn held(&self, _: SeedVersion) -> Answer<'_, Option<HeldModule>> {
+        let held = HeldModule { sha256: "5a".repeat(32), functions: vec!["echo".into(), "greet".into()] };
+        Box::pin(async { Ok(Some(held)) })
     }
 
     fn events(&self) -> (Vec<EventRecord>, broadcast::Receiver<EventRecord>) {

@@ -15,8 +15,14 @@ use pollen_common::identity::NodeKey;
 use pollen_common::node::{Command, Event, EventKind, Refusal, Reply};
 use pollen_common::time::UnixMs;
 use pollen_common::views::name::NameError;
-use pollen_common::views::{Name, Protocol, View};
-use tokio::sync::broadcast;
+use pollen_common::views::{Name, Protocol, SeedVersion, View};
+use tokio::sync::{broadcast, watch};
+
+mod seeds;
+pub use seeds::{
+    CallAnswer, CallFailure, CallNumbers, CallRequest, ContentNumbers, EngineNumbers, EngineStanding, HeldModule,
+    Histogram, SeedNumbers, SeedProgress, SeedRef, SeedRequest, SeedStage, Seeded,
+};
 
 /// The answer of a request that may wait.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, Refusal>>;
@@ -49,6 +55,16 @@ pub trait Daemon: Send + Sync + 'static {
     fn disconnect(&self, request: Disconnect) -> Answer<'_, Vec<Listener>>;
     /// The local listeners there are, in the order of their ports.
     fn listeners(&self) -> Vec<Listener>;
+
+    /// Publishes a seed, or a new version of one; answered once it is ready as widely as it was asked for, or it is known
+    /// why not. Carried through whether or not anyone still reads `progress`.
+    fn seed(&self, request: SeedRequest, progress: watch::Sender<SeedProgress>) -> Answer<'_, Seeded>;
+    /// Stops publishing a seed; `NotFound` if this node does not.
+    fn unseed(&self, name: Name) -> Answer<'_, ()>;
+    /// Calls a function of a seed, wherever in the mesh it runs. Given up when the future is dropped.
+    fn call(&self, request: CallRequest) -> BoxFuture<'_, Result<CallAnswer, CallFailure>>;
+    /// What is known of a version's module; none if it is not on this node's disk.
+    fn held(&self, version: SeedVersion) -> Answer<'_, Option<HeldModule>>;
 
     /// The timeline kept, oldest first, and what follows it without a gap.
     fn events(&self) -> (Vec<EventRecord>, broadcast::Receiver<EventRecord>);
@@ -83,6 +99,7 @@ pub struct About {
 pub enum Subject {
     Node(NodeKey),
     Service(Name),
+    Seed(Name),
 }
 
 /// A service of this node's own.
@@ -189,6 +206,7 @@ pub struct Numbers {
     /// Incoming frames and datagrams that were dropped, by reason.
     pub dropped: BTreeMap<String, u64>,
     pub services: ServiceNumbers,
+    pub seeds: SeedNumbers,
     /// Events by kind.
     pub events: BTreeMap<EventKind, u64>,
 }

@@ -125,7 +125,7 @@ async fn inspect(State(api): Shared, Segment(target): Segment) -> Answered<Inspe
     let found = reading(&api, |reading| {
         Ok::<_, Failure>(match resolve::target(reading.view, &target)? {
             Subject::Node(key) => inspect::node(reading, key),
-            Subject::Service(name) => inspect::service(reading, &name),
+            Subject::Service(name) | Subject::Seed(name) => inspect::service(reading, &name),
         })
     })?;
     Ok(Json(found.expect("the target was found in this very view")))
@@ -136,6 +136,7 @@ async fn why(State(api): Shared, Segment(target): Segment) -> Answered<Reasons> 
     let (kind, shown) = match &subject {
         Subject::Node(key) => ("node", key.to_string()),
         Subject::Service(name) => ("service", name.to_string()),
+        Subject::Seed(name) => ("seed", name.to_string()),
     };
     let reasons = within(api.daemon.why(subject)).await?;
     Ok(Json(Reasons { kind: kind.into(), target: shown, reasons }))

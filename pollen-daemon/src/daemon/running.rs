@@ -8,15 +8,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use pollen_common::node::{Command, Refusal, RefusalKind, Reply};
 use pollen_common::time::UnixMs;
-use pollen_common::views::{Name, Protocol, Target, View};
+use pollen_common::views::{Name, Protocol, SeedVersion, Target, View};
 use tokio::sync::{broadcast, watch};
 
 use crate::config::{self, Settings};
 use crate::control::handle::{
-    self, About, Answer, Connect, Daemon, Disconnect, EventRecord, Listener, Numbers, PeerNumbers, Serve, ServiceRef,
-    SocketNumbers, Subject,
+    self, About, Answer, CallAnswer, CallFailure, CallRequest, Connect, Daemon, Disconnect, EventRecord, HeldModule,
+    Listener, Numbers, PeerNumbers, SeedNumbers, SeedProgress, SeedRequest, Seeded, Serve, ServiceRef, SocketNumbers,
+    Subject,
 };
 use crate::driver::{DriverHandle, clock};
 use crate::events::{EVENTS_KEPT_MAX, Events};
@@ -290,6 +292,7 @@ impl Daemon for Running {
             },
             dropped: dropped.chain(refused.into_iter().map(|(reason, n)| (format!("core_{reason}"), n))).collect(),
             services: self.parts.services.numbers(),
+            seeds: SeedNumbers::default(),
             events: self.parts.events.counts(),
         }
     }
@@ -309,6 +312,7 @@ impl Daemon for Running {
             let (target, local) = match subject {
                 Subject::Node(key) => (Target::Node(key), Vec::new()),
                 Subject::Service(name) => (Target::Name(name.clone()), self.parts.services.why(&name)),
+                Subject::Seed(_) => return Err(no_seeds()),
             };
             let mut reasons = self.parts.driver.why(target).await?;
             reasons.extend(local);
@@ -341,6 +345,23 @@ impl Daemon for Running {
         self.parts.services.listeners()
     }
 
+    fn seed(&self, _: SeedRequest, _: watch::Sender<SeedProgress>) -> Answer<'_, Seeded> {
+        async { Err(no_seeds()) }.boxed()
+    }
+
+    fn unseed(&self, _: Name) -> Answer<'_, ()> {
+        async { Err(no_seeds()) }.boxed()
+    }
+
+    fn call(&self, _: CallRequest) -> BoxFuture<'_, Result<CallAnswer, CallFailure>> {
+        let Refusal { kind, message, hint } = no_seeds();
+        async move { Err(CallFailure { kind, message, hint, may_have_run: false, served_by: None }) }.boxed()
+    }
+
+    fn held(&self, _: SeedVersion) -> Answer<'_, Option<HeldModule>> {
+        async { Ok(None) }.boxed()
+    }
+
     fn events(&self) -> (Vec<EventRecord>, broadcast::Receiver<EventRecord>) {
         self.parts.events.follow(EVENTS_KEPT_MAX)
     }
@@ -361,6 +382,10 @@ impl Daemon for Running {
     fn shutdown(&self) {
         self.stop.send_replace(true);
     }
+}
+
+fn no_seeds() -> Refusal {
+    Refusal { kind: RefusalKind::Failed, message: "this build does not run seeds".into(), hint: None }
 }
 
 #[cfg(test)]

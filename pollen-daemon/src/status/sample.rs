@@ -8,13 +8,31 @@ use pollen_common::identity::{ClusterId, Digest, NodeKey, SecretKey};
 use pollen_common::node::EventKind;
 use pollen_common::roll::{Member, Rights, Tier};
 use pollen_common::time::UnixMs;
-use pollen_common::views::{Conflict, Liveness, NodeInfo, Protocol, Provider, RefusedEntry, ServiceInfo, View};
+use pollen_common::views::{
+    Conflict, Liveness, NodeInfo, Protocol, Provider, RefusedEntry, SeedVersion, ServiceInfo, VersionId, View,
+};
 
-use crate::control::handle::{About, Listener, Numbers, PeerNumbers, ServiceNumbers, ServiceRef, SocketNumbers};
+use crate::control::handle::{
+    About, Listener, Numbers, PeerNumbers, SeedNumbers, ServiceNumbers, ServiceRef, SocketNumbers,
+};
 use crate::datapath::{Rung, Standing};
 
 /// 2026-11-23 02:24:01Z.
 pub(crate) const NOW: UnixMs = UnixMs(1_795_400_641_000);
+
+/// The version of [`hello_version`].
+pub(crate) const HELLO: VersionId = VersionId(Digest([0x7E; 32]));
+
+pub(crate) fn hello_version() -> SeedVersion {
+    SeedVersion {
+        module: Digest([0xAB; 32]),
+        size_bytes: 81_920,
+        memory_bytes: 8 << 20,
+        timeout_ms: 30_000,
+        idempotent: true,
+        image: false,
+    }
+}
 
 pub(crate) fn key(i: u8) -> NodeKey {
     SecretKey::from_seed(&[i; 32]).public()
@@ -117,6 +135,7 @@ pub(crate) fn numbers() -> Numbers {
             bytes_out: 2000,
             refused: [("denied".to_owned(), 1)].into(),
         },
+        seeds: SeedNumbers::default(),
         events: [(EventKind::PeerUp, 4)].into(),
     }
 }
