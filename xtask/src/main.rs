@@ -10,8 +10,10 @@ mod interrupt;
 mod lab;
 mod needs;
 mod nightly;
+mod seeds;
 mod shell;
 mod test;
+mod toolchain;
 
 use clap::{Parser, Subcommand};
 
@@ -30,6 +32,8 @@ enum Task {
     Test(test::Flags),
     /// Build the eBPF object that pln embeds
     Ebpf(needs::Install),
+    /// Build the example seeds of docs/examples into target/seeds
+    Seeds(needs::Install),
     /// Bring up a lab of nodes to play with, or take down what was left of one
     Lab(lab::Flags),
     /// Fuzz every decoder of bytes from outside
@@ -46,6 +50,7 @@ fn main() -> anyhow::Result<()> {
         Task::Demo(flags) => demo::run(&flags),
         Task::Test(flags) => test::run(&flags),
         Task::Ebpf(flags) => ebpf::run(flags),
+        Task::Seeds(flags) => seeds::run(flags),
         Task::Lab(flags) => lab::run(&flags),
         Task::Fuzz(flags) => fuzz::run(&flags),
         Task::Bench { what } => bench::run(&what),
