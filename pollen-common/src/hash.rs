@@ -51,6 +51,13 @@ impl Context {
     }
 }
 
+/// The digest of `bytes` under a key that is itself a digest of some context: for many short inputs of one use, at half
+/// the cost of [`digest`].
+#[must_use]
+pub fn keyed(key: &Digest, bytes: &[u8]) -> Digest {
+    Digest(*blake3::keyed_hash(&key.0, bytes).as_bytes())
+}
+
 /// The digest of the concatenation of `parts`. Callers whose parts vary in length put the lengths in.
 #[must_use]
 pub fn digest(context: Context, parts: &[&[u8]]) -> Digest {

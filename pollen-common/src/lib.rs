@@ -26,6 +26,8 @@ pub mod node;
 #[cfg(feature = "core")]
 pub mod path_probe;
 #[cfg(feature = "core")]
+pub mod placement;
+#[cfg(feature = "core")]
 pub mod roll;
 #[cfg(feature = "sim")]
 pub mod sim;

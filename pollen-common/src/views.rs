@@ -12,12 +12,15 @@ use crate::roll::Member;
 use crate::time::UnixMs;
 
 mod build;
+mod contest;
 pub mod entries;
+mod hosts;
 mod judge;
 mod links;
 pub mod name;
 mod seed;
 mod why;
+pub use hosts::{HOLDS_MAX, REPLICAS_MAX};
 pub use judge::REFUSED_PER_AUTHOR_MAX;
 pub use name::Name;
 pub use seed::{Capacity, SeedInfo, SeedTerms, SeedVersion, VersionId};

@@ -11,8 +11,8 @@ use pollen_common::path_probe::{Cookie, Nonce, Probe};
 use pollen_common::roll::{Contact, Genesis, Parent, RedeemTerms, Rights, Roll, Standing, Tier, commitment};
 use pollen_common::time::UnixMs;
 use pollen_common::trie::Prefix;
-use pollen_common::views::entries::{self, Claim};
-use pollen_common::views::{Name, Protocol};
+use pollen_common::views::entries::{self, Claim, SeedClaim};
+use pollen_common::views::{Capacity, Name, Protocol, SeedVersion};
 use pollen_common::wire::{Frames, Message, framed};
 
 const NOW: UnixMs = UnixMs(1_800_000_000_000);
@@ -58,12 +58,27 @@ fn entries() {
         claimed: NOW,
         hashes: vec![Digest::ZERO, Digest::ZERO],
     };
+    let version = SeedVersion {
+        module: Digest::ZERO,
+        size_bytes: 4096,
+        memory_bytes: 8 << 20,
+        timeout_ms: 30_000,
+        idempotent: true,
+        image: false,
+    };
+    let next = SeedVersion { image: true, ..version };
+    let seed = SeedClaim { versions: vec![version, next], min_replicas: 2, everywhere: false, claimed: NOW };
     let seeds = [
         ("node", 0, entries::node(Some(&name), &addrs)),
         ("claim", 0, entries::claim(&name, &claim)),
         ("provider", 0, entries::provider(&name, &owner, 80)),
         ("port", 0, entries::unnamed(Protocol::Tcp, 22)),
         ("link", 1, entries::link(&owner)),
+        ("seed", 0, entries::seed(&name, &seed)),
+        ("host", 0, entries::host(&Capacity { memory_mib: 512, cores: 4 })),
+        ("replica", 1, entries::replica(&version.id(), &name)),
+        ("hold", 1, entries::holding(&version.module)),
+        ("drain", 1, entries::drain()),
     ];
     for (seed, lane, (key, value)) in seeds {
         write("entry", seed, &[&[lane, u8::try_from(key.len()).unwrap()], &key[..], &value[..]].concat());

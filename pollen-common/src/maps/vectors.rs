@@ -10,7 +10,7 @@ use crate::hash::{Context, digest};
 use crate::identity::{ClusterId, Digest, NodeKey, SecretKey};
 use crate::time::UnixMs;
 use crate::trie::{Prefix, Trie};
-use crate::views::{Protocol, entries};
+use crate::views::{Capacity, Protocol, SeedVersion, entries};
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/protocol/state.md");
 
@@ -114,6 +114,33 @@ fn kind_vectors(author: &NodeKey, add: &mut impl FnMut(&str, &[u8])) {
     add("key link", &entries::link_key(author));
 }
 
+fn seed_vectors(add: &mut impl FnMut(&str, &[u8])) {
+    let name = "hello".parse().expect("a name");
+    let version = SeedVersion {
+        module: Digest([0x0d; 32]),
+        size_bytes: 4096,
+        memory_bytes: 8 << 20,
+        timeout_ms: 30_000,
+        idempotent: true,
+        image: false,
+    };
+    let next = SeedVersion { module: Digest([0x0e; 32]), ..version };
+    let claimed = UnixMs(1_800_000_000_000);
+    let claim = entries::SeedClaim { versions: [version].into(), min_replicas: 2, everywhere: false, claimed };
+    let (key, value) = entries::seed(&name, &claim);
+    add("key seed", &key);
+    add("value seed", &value);
+    let both = entries::SeedClaim { versions: [version, next].into(), ..claim };
+    add("value seed upgrade", &entries::seed(&name, &both).1);
+    add("version", &version.id().0.0);
+    add("value host", &entries::host(&Capacity { memory_mib: 512, cores: 4 }).1);
+    let (key, value) = entries::replica(&version.id(), &name);
+    add("key replica", &key);
+    add("value replica", &value);
+    add("key hold", &entries::holding(&version.module).0);
+    add("key drain", &entries::drain().0);
+}
+
 #[test]
 fn the_protocol_document_shows_what_the_code_produces() {
     let secret = SecretKey::from_seed(&[7; 32]);
@@ -123,6 +150,7 @@ fn the_protocol_document_shows_what_the_code_produces() {
     trie_vectors(&mut add);
     map_vectors(&secret, &mut add);
     kind_vectors(&secret.public(), &mut add);
+    seed_vectors(&mut add);
     let documented = documented();
     for (label, expected) in &produced {
         assert_eq!(documented.get(label), Some(expected), "block {label}");

@@ -217,7 +217,7 @@ impl Node {
         })
     }
 
-    fn name_of(&self, key: &NodeKey) -> String {
+    pub(super) fn name_of(&self, key: &NodeKey) -> String {
         let name = self.view.nodes.get(key).and_then(|info| info.name.as_ref());
         name.map_or_else(|| key.short(), |name| format!("{name} ({})", key.short()))
     }

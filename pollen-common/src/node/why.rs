@@ -6,16 +6,37 @@ use alloc::vec::Vec;
 
 use super::Node;
 use crate::identity::NodeKey;
+use crate::placement::{Presence, place_version};
 use crate::time::{Instant, Now};
-use crate::views::Target;
+use crate::views::{Name, Target};
 
 impl Node {
     /// The reasons for a peer's or a name's standing, liveness and providers, as this node sees them.
     #[must_use]
     pub fn why(&self, target: &Target, now: Now) -> Vec<String> {
         let mut reasons = self.view.why(target, &self.roll, &self.standing, &self.document, now.unix);
-        if let Target::Node(key) = target {
-            reasons.extend(self.doubts(key, now.mono));
+        match target {
+            Target::Node(key) => reasons.extend(self.doubts(key, now.mono)),
+            Target::Seed(name) => reasons.extend(self.placed(name)),
+            Target::Name(_) => {}
+        }
+        reasons
+    }
+
+    /// Each node with the rule that placed or excluded it, and which versions are ready where.
+    fn placed(&self, name: &Name) -> Vec<String> {
+        let Some(seed) = self.view.seeds.get(name) else { return Vec::new() };
+        let mut reasons = Vec::new();
+        for (at, version) in seed.versions.iter().enumerate() {
+            let id = version.id();
+            let part = if at == 0 { "answers calls" } else { "is to replace it once it is ready" };
+            reasons.push(format!("version {id:?} {part}"));
+            let placement = place_version(&self.view, seed, version, Presence::Seen);
+            let ready = seed.replicas.get(&id);
+            for (key, rule) in &placement.rules {
+                let ready = if ready.is_some_and(|ready| ready.contains(key)) { ", and is ready" } else { "" };
+                reasons.push(format!("{} {rule}{ready}", self.name_of(key)));
+            }
         }
         reasons
     }

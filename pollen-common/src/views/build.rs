@@ -1,11 +1,13 @@
 //! A view from a judgement: only arranges what was decided. Invariant: decides nothing itself.
 
-use alloc::collections::BTreeMap;
-use alloc::vec::Vec;
+use alloc::collections::{BTreeMap, BTreeSet};
 
-use super::judge::{Contest, Judged};
-use super::{Conflict, Name, NodeInfo, ServiceInfo, View};
-use crate::identity::NodeKey;
+use super::contest::Contest;
+use super::entries::{Claim, SeedClaim};
+use super::judge::Judged;
+use super::links::Alive;
+use super::{Name, NodeInfo, SeedInfo, ServiceInfo, View};
+use crate::identity::{Digest, NodeKey};
 use crate::maps::{Document, Lane};
 use crate::roll::{Roll, Standing};
 use crate::time::UnixMs;
@@ -24,21 +26,22 @@ impl View {
                 member: (*member).clone(),
                 liveness: alive.liveness(key),
                 links: judged.links.of(key).copied().collect(),
-                capacity: None,
-                draining: false,
+                capacity: judged.hosts.capacity.get(key).copied(),
+                draining: judged.hosts.draining.contains(key),
             };
             (*key, info)
         };
         let nodes = judged.members.iter().map(info).collect();
         let services = judged.contests.iter().map(|(name, contest)| (name.clone(), service(&judged, name, contest)));
+        let seeds = judged.seeds.iter().map(|(name, contest)| (name.clone(), seed(&judged, &alive, name, contest)));
         let [facts, live, state] = Lane::ALL.map(|lane| document.root(lane));
         Self {
             cluster: *document.cluster(),
             me,
             nodes,
             services: services.collect(),
-            seeds: BTreeMap::new(),
-            holders: BTreeMap::new(),
+            seeds: seeds.collect(),
+            holders: holders(&judged, &alive),
             roots: [roll.trie().root(), facts, live, state],
             document_bytes: document.size_bytes(),
             document_entries: Lane::ALL
@@ -52,23 +55,52 @@ impl View {
     }
 }
 
-fn service(judged: &Judged<'_>, name: &Name, contest: &Contest) -> ServiceInfo {
+fn service(judged: &Judged<'_>, name: &Name, contest: &Contest<Claim>) -> ServiceInfo {
     let owner = contest.owner();
-    let conflicts: Vec<_> = contest.contenders[1..]
-        .iter()
-        .map(|loser| Conflict {
-            author: loser.author,
-            claimed: loser.claim.claimed,
-            reason: owner.beats(loser, |key| judged.called(key)),
-        })
-        .collect();
     ServiceInfo {
         name: name.clone(),
         owner: owner.author,
         protocol: owner.claim.protocol,
         shared: owner.claim.shared,
-        claimed: owner.claim.claimed,
-        providers: contest.providers.clone(),
-        conflicts,
+        claimed: owner.claimed,
+        providers: judged.providers.get(name).cloned().unwrap_or_default(),
+        conflicts: contest.conflicts(|key| judged.called(key)),
     }
+}
+
+fn seed(judged: &Judged<'_>, alive: &Alive, name: &Name, contest: &Contest<SeedClaim>) -> SeedInfo {
+    let owner = contest.owner();
+    let ready = judged.hosts.replicas.get(name).into_iter().flatten();
+    let online = ready.map(|(version, nodes)| (*version, online(alive, nodes)));
+    SeedInfo {
+        name: name.clone(),
+        owner: owner.author,
+        claimed: owner.claimed,
+        min_replicas: owner.claim.min_replicas,
+        everywhere: owner.claim.everywhere,
+        versions: owner.claim.versions.clone(),
+        replicas: online.filter(|(_, nodes)| !nodes.is_empty()).collect(),
+        conflicts: contest.conflicts(|key| judged.called(key)),
+    }
+}
+
+/// Who can be asked for a module now: its owner, those that serve it, those that say that they keep it.
+fn holders(judged: &Judged<'_>, alive: &Alive) -> BTreeMap<Digest, BTreeSet<NodeKey>> {
+    let mut holders: BTreeMap<Digest, BTreeSet<NodeKey>> = BTreeMap::new();
+    for (name, contest) in &judged.seeds {
+        let owner = contest.owner();
+        let ready = judged.hosts.replicas.get(name);
+        for version in &owner.claim.versions {
+            let nodes = holders.entry(version.module).or_default();
+            nodes.insert(owner.author);
+            nodes.extend(ready.and_then(|ready| ready.get(&version.id())).into_iter().flatten());
+            nodes.extend(judged.hosts.holding.get(&version.module).into_iter().flatten());
+        }
+    }
+    holders.values_mut().for_each(|nodes| *nodes = online(alive, nodes));
+    holders
+}
+
+fn online(alive: &Alive, nodes: &BTreeSet<NodeKey>) -> BTreeSet<NodeKey> {
+    nodes.iter().filter(|node| alive.liveness(node).is_online()).copied().collect()
 }

@@ -10,10 +10,17 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use minicbor::{Decoder, Encoder};
 
-use super::{Name, Protocol};
+use super::{Capacity, Name, Protocol, Target, VersionId};
 use crate::identity::{Digest, NodeKey};
 use crate::maps::{Entry, Lane};
 use crate::time::UnixMs;
+
+mod seeds;
+use seeds::DIGEST_PREFIXES;
+pub use seeds::{
+    SeedClaim, drain, holding, host, host_key, is_hosting, read_claim as read_seed_claim, replica, seed, seed_in,
+    seed_key, seed_prefix,
+};
 
 /// The most addresses that a node says of itself.
 pub const ADDRS_MAX: usize = 8;
@@ -41,6 +48,16 @@ pub enum Said {
     Unnamed { protocol: Protocol, port: u16 },
     /// The author is connected with `peer`.
     Link { peer: NodeKey },
+    /// The author claims the name of a seed.
+    Seed { name: Name, claim: SeedClaim },
+    /// The author runs seeds, with so much to offer.
+    Host(Capacity),
+    /// The author is ready to serve a version of the seed `name`.
+    Replica { version: VersionId, name: Name },
+    /// The author keeps a module, whole.
+    Holds { module: Digest },
+    /// The author is about to leave.
+    Drains,
 }
 
 /// What a claim says of a service.
@@ -63,7 +80,7 @@ pub enum Unread {
     Kind,
     #[error("its value is malformed")]
     Malformed,
-    #[error("a clause of its policy or constraints is unknown here")]
+    #[error("a clause of its policy, constraints or limits is unknown here")]
     Clause,
 }
 
@@ -156,17 +173,20 @@ pub fn is_link(key: &[u8]) -> bool {
     key.starts_with(LINK)
 }
 
-/// The service that an entry of this key is about, whatever its value.
+/// The service or seed that an entry of this key is about, whatever its value.
 #[must_use]
-pub fn name_in(key: &[u8]) -> Option<Name> {
+pub fn target_in(key: &[u8]) -> Option<Target> {
+    if let Some(seed) = seed_in(key) {
+        return Some(Target::Seed(seed));
+    }
     let name = match key.strip_prefix(CLAIM) {
         Some(name) => name,
         None => key.strip_prefix(PROVIDER)?.split(|byte| *byte == b'/').next()?,
     };
-    parse_name(name)
+    parse_name(name).map(Target::Name)
 }
 
-/// A key as people read it: text where it is text, keys of nodes shortened, else hexadecimal.
+/// A key as people read it: text where it is text, keys of nodes and digests shortened, else hexadecimal.
 #[must_use]
 pub fn show_key(key: &[u8]) -> String {
     let text = |bytes: &[u8]| {
@@ -175,7 +195,7 @@ pub fn show_key(key: &[u8]) -> String {
     };
     let node_at_end = || {
         let (front, node) = key.split_at_checked(key.len().checked_sub(32)?)?;
-        let known = front.starts_with(PROVIDER) || front == LINK;
+        let known = front.starts_with(PROVIDER) || front == LINK || DIGEST_PREFIXES.contains(&front);
         Some(alloc::format!("{}{}", text(front).filter(|_| known)?, NodeKey::try_from(node).ok()?.short()))
     };
     let hex = || key.iter().map(|byte| alloc::format!("{byte:02x}")).collect();
@@ -191,6 +211,9 @@ pub fn read(lane: Lane, entry: &Entry) -> Result<Said, Unread> {
     match lane {
         Lane::Facts => read_fact(key, value),
         Lane::Live => {
+            if let Some(said) = seeds::read_live(key, value) {
+                return said;
+            }
             let peer = key.strip_prefix(LINK).ok_or(Unread::Kind)?;
             let peer = NodeKey::try_from(peer).map_err(|_| Unread::Kind)?;
             fields(value, |_, _| Ok(false))?;
@@ -221,6 +244,9 @@ fn read_fact(key: &[u8], value: &[u8]) -> Result<Said, Unread> {
             _ => Ok(false),
         })?;
         return Ok(Said::Provider { name, owner, port: port.filter(|port| *port > 0).ok_or(Unread::Malformed)? });
+    }
+    if let Some(said) = seeds::read_fact(key, value) {
+        return said;
     }
     for (kind, protocol) in [(TCP_PORT, Protocol::Tcp), (UDP_PORT, Protocol::Udp)] {
         if let Some(digits) = key.strip_prefix(kind) {

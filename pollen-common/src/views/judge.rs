@@ -6,12 +6,13 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::cmp::Reverse;
 use core::net::SocketAddr;
 
-use super::entries::{self, Claim, Said};
+use super::contest::{Contender, Contest};
+use super::entries::{self, Claim, Said, SeedClaim};
+use super::hosts::Hosts;
 use super::links::Links;
-use super::{Name, Provider, RefusedEntry};
+use super::{Name, Provider, RefusedEntry, Target};
 use crate::identity::NodeKey;
 use crate::maps::{Document, Lane};
 use crate::roll::{Member, Standing, Tier};
@@ -21,62 +22,21 @@ use crate::time::UnixMs;
 /// what does not count.
 pub const REFUSED_PER_AUTHOR_MAX: usize = 32;
 
-/// A claim of a name by a publisher that stands.
-#[derive(Clone, Debug)]
-pub(super) struct Contender {
-    pub author: NodeKey,
-    pub claim: Claim,
-    /// Its date as it counts: none is older than its author's admission.
-    pub since: UnixMs,
-    /// Whether its author's rights grant a prefix of the name.
-    pub granted: bool,
-}
-
-impl Contender {
-    /// The least rank wins: a granted prefix, then the earliest, then the lowest key.
-    fn rank(&self) -> (Reverse<bool>, UnixMs, NodeKey) {
-        (Reverse(self.granted), self.since, self.author)
-    }
-
-    /// Why `self`, the winner, holds the name against `other`.
-    pub(super) fn beats(&self, other: &Self, called: impl Fn(&NodeKey) -> String) -> String {
-        let winner = called(&self.author);
-        if self.granted != other.granted {
-            format!("{winner} was granted a prefix of this name")
-        } else if self.since != other.since {
-            format!("{winner} claimed it earlier, {}", self.since)
-        } else {
-            format!("{winner} claimed it at the same moment and has the lower key")
-        }
-    }
-}
-
-/// All claims of one name and who provides it.
-#[derive(Clone, Debug)]
-pub(super) struct Contest {
-    /// In order: the owner is the first.
-    pub contenders: Vec<Contender>,
-    /// In the order of their keys.
-    pub providers: Vec<Provider>,
-}
-
-impl Contest {
-    pub(super) fn owner(&self) -> &Contender {
-        self.contenders.first().expect("a contest is opened by a claim")
-    }
-}
-
 /// The judgement of all entries.
 #[derive(Clone, Debug)]
 pub(super) struct Judged<'a> {
     pub members: BTreeMap<NodeKey, &'a Member>,
     pub names: BTreeMap<NodeKey, Name>,
     pub addrs: BTreeMap<NodeKey, Vec<SocketAddr>>,
-    pub contests: BTreeMap<Name, Contest>,
+    pub contests: BTreeMap<Name, Contest<Claim>>,
+    /// By service, in the order of their keys.
+    pub providers: BTreeMap<Name, Vec<Provider>>,
+    pub seeds: BTreeMap<Name, Contest<SeedClaim>>,
+    pub hosts: Hosts,
     pub unnamed: Vec<Provider>,
     pub links: Links,
-    /// With the service that each is about, if any.
-    pub refused: Vec<(Option<Name>, RefusedEntry)>,
+    /// With the service or seed that each is about, if any.
+    pub refused: Vec<(Option<Target>, RefusedEntry)>,
 }
 
 impl<'a> Judged<'a> {
@@ -88,6 +48,9 @@ impl<'a> Judged<'a> {
             names: BTreeMap::new(),
             addrs: BTreeMap::new(),
             contests: BTreeMap::new(),
+            providers: BTreeMap::new(),
+            seeds: BTreeMap::new(),
+            hosts: Hosts::default(),
             unnamed: Vec::new(),
             links: Links::default(),
             refused: Vec::new(),
@@ -99,10 +62,11 @@ impl<'a> Judged<'a> {
                 judged.read_lane(document, author, lane, &mut offers);
             }
         }
-        for contest in judged.contests.values_mut() {
-            contest.contenders.sort_by_key(Contender::rank);
-        }
+        judged.contests.values_mut().for_each(Contest::settle);
+        judged.seeds.values_mut().for_each(Contest::settle);
         judged.count_providers(offers);
+        judged.count_hosts();
+        judged.refused.sort_by(|(_, a), (_, b)| (a.author, &a.key).cmp(&(b.author, &b.key)));
         judged
     }
 
@@ -115,7 +79,7 @@ impl<'a> Judged<'a> {
             let verdict = entries::read(lane, entry).map_err(|unread| unread.to_string());
             let verdict = verdict.and_then(|said| self.hear(author, said, offers));
             if let Err(reason) = verdict {
-                refused.push((entries::name_in(key), refusal(author, key, reason)));
+                refused.push((entries::target_in(key), refusal(author, key, reason)));
             }
         }
         let more = refused.len().saturating_sub(REFUSED_PER_AUTHOR_MAX);
@@ -147,38 +111,53 @@ impl<'a> Judged<'a> {
             }
             Said::Claim { name, claim } => {
                 require_publisher(member)?;
-                let granted = member.rights.prefixes.iter().any(|prefix| name.as_str().starts_with(prefix.as_str()));
-                let since = claim.claimed.max(UnixMs(member.admitted));
-                let contest = self.contests.entry(name);
-                let contest = contest.or_insert_with(|| Contest { contenders: Vec::new(), providers: Vec::new() });
-                contest.contenders.push(Contender { author: *author, claim, since, granted });
+                let contender = Contender::new(member, &name, claim.claimed, claim);
+                self.contests.entry(name).or_default().enter(contender);
             }
+            Said::Seed { name, claim } => {
+                require_publisher(member)?;
+                let contender = Contender::new(member, &name, claim.claimed, claim);
+                self.seeds.entry(name).or_default().enter(contender);
+            }
+            Said::Host(capacity) => drop(self.hosts.capacity.insert(*author, capacity)),
+            Said::Drains => drop(self.hosts.draining.insert(*author)),
+            Said::Replica { version, name } => self.hosts.say_ready(*author, version, name)?,
+            Said::Holds { module } => self.hosts.say_holding(*author, module)?,
         }
         Ok(())
     }
 
     /// Counts owners that provide what they claim, and the others where the owner shares it.
     fn count_providers(&mut self, offers: Vec<Offer>) {
-        for contest in self.contests.values_mut() {
+        for (name, contest) in &self.contests {
             let owner = contest.owner();
-            let own =
-                owner.claim.port.map(|port| Provider { node: owner.author, protocol: owner.claim.protocol, port });
-            contest.providers.extend(own);
+            let own = |port| Provider { node: owner.author, protocol: owner.claim.protocol, port };
+            self.providers.insert(name.clone(), owner.claim.port.map(own).into_iter().collect());
         }
         for offer in offers {
             match self.judge_offer(&offer) {
-                Ok(provider) => {
-                    let contest = self.contests.get_mut(&offer.name).expect("the offer was judged by its contest");
-                    contest.providers.push(provider);
-                }
+                Ok(provider) => self.providers.entry(offer.name).or_default().push(provider),
                 Err(reason) => {
                     let key = entries::provider(&offer.name, &offer.owner, offer.port).0;
-                    self.refused.push((Some(offer.name), refusal(&offer.author, &key, reason)));
+                    self.refused.push((Some(Target::Name(offer.name)), refusal(&offer.author, &key, reason)));
                 }
             }
         }
-        self.contests.values_mut().for_each(|contest| contest.providers.sort_by_key(|provider| provider.node));
-        self.refused.sort_by(|(_, a), (_, b)| (a.author, &a.key).cmp(&(b.author, &b.key)));
+        self.providers.values_mut().for_each(|providers| providers.sort_by_key(|provider| provider.node));
+    }
+
+    /// Counts who serves and keeps what the seeds' owners name.
+    fn count_hosts(&mut self) {
+        let claims = self.seeds.iter().map(|(name, contest)| (name, &contest.owner().claim));
+        let mut counts: BTreeMap<NodeKey, usize> = BTreeMap::new();
+        for (author, key, about, reason) in self.hosts.settle(claims) {
+            let count = counts.entry(author).or_default();
+            *count += 1;
+            if *count > REFUSED_PER_AUTHOR_MAX {
+                continue;
+            }
+            self.refused.push((about.map(Target::Seed), refusal(&author, &key, reason)));
+        }
     }
 
     fn judge_offer(&self, offer: &Offer) -> Result<Provider, String> {

@@ -12,6 +12,8 @@ use crate::maps::{Authoring, Document, Entry, Lane};
 use crate::roll::{Genesis, Parent, Rights, Roll, Standing, Tier, commitment};
 use crate::time::{Instant, Now};
 
+mod seeds;
+
 const ROOT: u8 = 200;
 const START: UnixMs = UnixMs(1_800_000_000_000);
 const HOUR: u64 = 3_600_000;

@@ -16,7 +16,9 @@ use crate::time::UnixMs;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     Node(NodeKey),
+    /// A service.
     Name(Name),
+    Seed(Name),
 }
 
 impl View {
@@ -47,6 +49,7 @@ impl View {
                 reasons
             }
             Target::Name(name) => owned(&judged, &self.me, name),
+            Target::Seed(name) => seeded(&judged, name),
         }
     }
 }
@@ -122,31 +125,38 @@ fn owned(judged: &Judged<'_>, me: &NodeKey, name: &Name) -> Vec<String> {
     match judged.contests.get(name) {
         None => reasons.push(format!("nobody who may claims the name {name}")),
         Some(contest) => {
-            let owner = contest.owner();
-            let called = judged.called(&owner.author);
-            let rule = match contest.contenders.len() {
-                1 => "the only claim".to_string(),
-                _ if owner.granted => "by a prefix granted to it".to_string(),
-                all => format!("the earliest of {all} claims, or the lowest key among equals"),
-            };
-            reasons.push(format!("{called} owns {name}, claimed {}: {rule}", owner.since));
-            for loser in &contest.contenders[1..] {
-                let why = owner.beats(loser, |key| judged.called(key));
-                reasons.push(format!("the claim of {} does not count: {why}", judged.called(&loser.author)));
-            }
-            for provider in &contest.providers {
+            let (owner, called) = (contest.owner(), |key: &NodeKey| judged.called(key));
+            reasons.extend(contest.reasons(name, called));
+            let providers = judged.providers.get(name).map_or(&[][..], |providers| &providers[..]);
+            for provider in providers {
                 let by = if provider.node == owner.author { "as its owner" } else { "as the owner shares it" };
                 let online = if alive.liveness(&provider.node).is_online() { "online" } else { "offline" };
                 reasons.push(format!("{} provides it {by}, and is {online}", judged.called(&provider.node)));
             }
-            if contest.providers.is_empty() {
+            if providers.is_empty() {
                 reasons.push("nobody provides it: its owner only holds the name".to_string());
             }
         }
     }
-    let refused = judged.refused.iter().filter(|(about, _)| about.as_ref() == Some(name));
-    reasons.extend(refused.map(|(_, entry)| {
-        format!("the entry {} of {} does not count: {}", entry.key, judged.called(&entry.author), entry.reason)
-    }));
+    reasons.extend(refused(judged, &Target::Name(name.clone())));
     reasons
+}
+
+/// Who owns a seed's name, and what does not count of what is said of it. Where it is placed is said by whoever
+/// places it.
+fn seeded(judged: &Judged<'_>, name: &Name) -> Vec<String> {
+    let mut reasons = match judged.seeds.get(name) {
+        None => alloc::vec![format!("nobody who may claims the seed {name}")],
+        Some(contest) => contest.reasons(name, |key| judged.called(key)),
+    };
+    reasons.extend(refused(judged, &Target::Seed(name.clone())));
+    reasons
+}
+
+/// The entries about something that do not count.
+fn refused<'a>(judged: &'a Judged<'_>, target: &'a Target) -> impl Iterator<Item = String> + 'a {
+    let about = judged.refused.iter().filter(move |(about, _)| about.as_ref() == Some(target));
+    about.map(|(_, entry)| {
+        format!("the entry {} of {} does not count: {}", entry.key, judged.called(&entry.author), entry.reason)
+    })
 }

@@ -101,13 +101,14 @@ pub fn message(data: &[u8]) {
     }
 }
 
-/// One entry of a member's facts or live lane: its name and addresses, its claims, its links. The first byte chooses the
+/// One entry of a member's facts or live lane: its name and addresses, its claims, its links, what
+/// it says of seeds. The first byte chooses the
 /// lane, the second says how long the key is; a version counts for nothing here.
 pub fn entry(data: &[u8]) {
     let [lane, key_len, rest @ ..] = data else { return };
     let lane = [Lane::Facts, Lane::Live, Lane::State][usize::from(lane % 3)];
     let (key, value) = rest.split_at(usize::from(*key_len).min(rest.len()));
-    let _named = (entries::name_in(key), entries::claimed_at(value), entries::is_link(key));
+    let _named = (entries::target_in(key), entries::claimed_at(value), entries::is_link(key), entries::is_hosting(key));
     assert!(!entries::show_key(key).contains(char::is_control), "a key is shown as people can read it");
     let Ok(entry) = Entry::new(key, 1, value) else { return };
     let Ok(said) = entries::read(lane, &entry) else { return };
@@ -118,6 +119,11 @@ pub fn entry(data: &[u8]) {
         Said::Provider { name, owner, port } => entries::provider(name, owner, *port),
         Said::Unnamed { protocol, port } => entries::unnamed(*protocol, *port),
         Said::Link { peer } => entries::link(peer),
+        Said::Seed { name, claim } => entries::seed(name, claim),
+        Said::Host(capacity) => entries::host(capacity),
+        Said::Replica { version, name } => entries::replica(version, name),
+        Said::Holds { module } => entries::holding(module),
+        Said::Drains => entries::drain(),
     };
     assert_eq!(key, entry.key());
     let written = Entry::new(&key, 1, &value).expect("no longer than what was read");

@@ -27,12 +27,12 @@ fn whatever_is_said_is_read_back() {
     for one in claims {
         let pair = claim(&name("api"), &one);
         assert_eq!(claimed_at(&pair.1), Some(UnixMs(1)));
-        assert_eq!(name_in(&pair.0), Some(name("api")));
+        assert_eq!(target_in(&pair.0), Some(Target::Name(name("api"))));
         assert_eq!(said(Lane::Facts, &pair), Ok(Said::Claim { name: name("api"), claim: one }));
     }
     let pair = provider(&name("api"), &owner, 81);
     assert_eq!(said(Lane::Facts, &pair), Ok(Said::Provider { name: name("api"), owner, port: 81 }));
-    assert_eq!((name_in(&pair.0), show_key(&pair.0)), (Some(name("api")), "prov/api/07070707".into()));
+    assert_eq!((target_in(&pair.0), show_key(&pair.0)), (Some(Target::Name(name("api"))), "prov/api/07070707".into()));
     let pair = unnamed(Protocol::Udp, 53);
     assert_eq!(said(Lane::Facts, &pair), Ok(Said::Unnamed { protocol: Protocol::Udp, port: 53 }));
     assert_eq!(show_key(&pair.0), "port/udp/53");
@@ -76,12 +76,12 @@ fn two_spellings_of_one_thing_are_never_both_read() {
 proptest! {
     #[test]
     fn reading_survives_arbitrary_values(value in prop::collection::vec(any::<u8>(), 0..100), key in prop::collection::vec(any::<u8>(), 1..60)) {
-        let keys = [node(None, &[]).0, claim_key(&name("api")), provider(&name("api"), &NodeKey([1; 32]), 1).0, link_key(&NodeKey([1; 32])), key];
+        let keys = [node(None, &[]).0, claim_key(&name("api")), provider(&name("api"), &NodeKey([1; 32]), 1).0, link_key(&NodeKey([1; 32])), seed_key(&name("api")), host_key(), replica(&VersionId(Digest([1; 32])), &name("api")).0, key];
         for key in keys {
             for lane in Lane::ALL {
                 let _ = said(lane, &(key.clone(), value.clone()));
             }
-            let _ = (show_key(&key), name_in(&key));
+            let _ = (show_key(&key), target_in(&key));
         }
     }
 }
