@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod content;
 pub mod control;
 pub mod daemon;
 pub mod datapath;

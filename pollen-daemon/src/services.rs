@@ -34,7 +34,7 @@ mod resolve;
 mod session;
 mod tally;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use config::{ConfigError, ExportConfig, ImportConfig, ProtocolConfig, ServicesConfig};
 pub use dial::{Reach, Unreachable};

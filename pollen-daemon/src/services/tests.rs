@@ -4,4 +4,4 @@ mod cluster;
 mod tcp;
 mod trust;
 mod udp;
-pub(super) mod view;
+pub(crate) mod view;

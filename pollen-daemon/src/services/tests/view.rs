@@ -7,7 +7,7 @@ use std::sync::Arc;
 use pollen_common::identity::{ClusterId, Digest, NodeKey};
 use pollen_common::roll::{Member, Rights, Tier};
 use pollen_common::time::UnixMs;
-use pollen_common::views::{Liveness, NodeInfo, Protocol, Provider, ServiceInfo, View};
+use pollen_common::views::{Liveness, Name, NodeInfo, Protocol, Provider, SeedInfo, SeedVersion, ServiceInfo, View};
 
 pub(crate) struct ViewBuilder(View);
 
@@ -58,7 +58,7 @@ impl ViewBuilder {
     }
 
     pub(crate) fn service(mut self, name: &str, protocol: Protocol, providers: &[(NodeKey, u16)]) -> Self {
-        let name: pollen_common::views::Name = name.parse().expect("a name");
+        let name: Name = name.parse().expect("a name");
         let providers: Vec<_> =
             providers.iter().map(|(node, port)| Provider { node: *node, protocol, port: *port }).collect();
         let owner = providers.first().expect("a service has a provider").node;
@@ -72,6 +72,31 @@ impl ViewBuilder {
             conflicts: Vec::new(),
         };
         self.0.services.insert(name, info);
+        self
+    }
+
+    /// A seed of `owner`'s whose only version has `module`.
+    pub(crate) fn seed(mut self, owner: NodeKey, module: Digest) -> Self {
+        let name: Name = format!("seed-{}", self.0.seeds.len()).parse().expect("a name");
+        let version = SeedVersion {
+            module,
+            size_bytes: 0,
+            memory_bytes: 8 << 20,
+            timeout_ms: 30_000,
+            idempotent: false,
+            image: false,
+        };
+        let info = SeedInfo {
+            name: name.clone(),
+            owner,
+            claimed: UnixMs(1),
+            min_replicas: 2,
+            everywhere: false,
+            versions: vec![version],
+            replicas: BTreeMap::new(),
+            conflicts: Vec::new(),
+        };
+        self.0.seeds.insert(name, info);
         self
     }
 
