@@ -4,12 +4,15 @@
 
 pub mod session;
 
+use pollen_common::identity::Digest;
 use pollen_common::maps::{Answer, Ask, Delta, Entry, Lane, SignedHead};
 use pollen_common::path_probe::Probe;
 use pollen_common::roll::{Genesis, Statement, Token};
 use pollen_common::verdict;
 use pollen_common::views::entries::{self, Said};
 use pollen_common::wire::{Frames, Message};
+use pollen_daemon::content::transfer::wire::{self, Request};
+use pollen_daemon::content::tree::Outline;
 use pollen_daemon::control::api::{ConnectBody, InviteBody, ServeBody, SettingBody};
 use pollen_daemon::control::settings::parse_address;
 use pollen_daemon::services::header::{Denial, Header, datagram_prefix, decode_status, session_number};
@@ -20,6 +23,7 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets, by name.
 pub const TARGETS: &[Target] = &[
+    ("content_stream", content_stream),
     ("control_body", control_body),
     ("delta", delta),
     ("entry", entry),
@@ -181,6 +185,25 @@ pub fn session_payload(data: &[u8]) {
     }
     assert!(stream.starts_with(&written), "payloads are what the stream says, and in its order");
     assert!(!incoming.is_between() || written == stream, "nothing is lost between two payloads");
+}
+
+/// A request for content, and the answer to one: status, size and values of groups.
+pub fn content_stream(data: &[u8]) {
+    if let Ok(request) = Request::decode(data) {
+        assert_eq!(Request::decode(&request.encode()), Ok(request));
+    }
+    if let [status, code, ..] = data {
+        let _accepts = wire::decode_status(*status);
+        assert_eq!(wire::Denial::from_code(*code).code(), *code);
+    }
+    let Some((size, values)) = data.split_first_chunk() else { return };
+    let Some((size_bytes, values_len)) = wire::decode_size(*size) else { return };
+    let Some(values) = values.get(..values_len) else { return };
+    let values: Vec<[u8; 32]> = values.chunks_exact(32).map(|value| value.try_into().expect("32 bytes")).collect();
+    // No root: nothing leads there but by chance, and one group needs no values.
+    if let Some(outline) = Outline::verified(Digest::ZERO, size_bytes, values) {
+        assert!(outline.groups() == 1 && !outline.proves(0, data));
+    }
 }
 
 /// The bodies of requests to the control socket.
