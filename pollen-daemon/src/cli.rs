@@ -22,6 +22,7 @@ mod output;
 mod props;
 #[cfg(test)]
 mod reference;
+mod seed;
 mod service;
 mod setting;
 #[cfg(test)]
@@ -64,6 +65,9 @@ enum Command {
     Down(node::Down),
     Invite(invite::Invite),
     Id(node::Id),
+    Seed(seed::Seed),
+    Unseed(seed::Unseed),
+    Call(seed::Call),
     Serve(service::Serve),
     Unserve(service::Unserve),
     Connect(service::Connect),
@@ -116,6 +120,9 @@ fn execute(cli: Cli, output: &mut Output<'_, '_>, offline: &dyn Offline) -> Resu
         // Through its socket.
         Command::Down(command) => asking(command.run(&client, &dir, output)),
         Command::Invite(command) => command.run(&client, output),
+        Command::Seed(command) => asking(command.run(&client, output)),
+        Command::Unseed(command) => asking(command.run(&client, output)),
+        Command::Call(command) => asking(command.run(&client, output)),
         Command::Serve(command) => asking(command.run(&client, output)),
         Command::Unserve(command) => asking(command.run(&client, output)),
         Command::Connect(command) => asking(command.run(&client, output)),

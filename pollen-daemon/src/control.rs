@@ -12,6 +12,7 @@ use crate::metrics::Exporter;
 use handle::Daemon;
 
 pub mod api;
+pub mod call;
 pub mod client;
 pub mod failure;
 #[cfg(test)]
@@ -21,6 +22,7 @@ pub mod http;
 pub mod invite;
 pub mod refused;
 pub mod resolve;
+pub mod seeds;
 pub mod server;
 pub mod settings;
 pub mod socket;
@@ -28,8 +30,10 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-/// Connections served at a time; more wait. An operator has a few, a dashboard one.
-const CONNECTIONS_MAX: usize = 64;
+/// Connections served at a time beside those that call; more wait. An operator has a few, a dashboard one.
+const COMMANDS_MAX: usize = 64;
+/// What a connection is read into at once: an input of 1 MiB in sixteen reads.
+const BUFFER_BYTES: usize = 64 * 1024;
 
 /// The running control server. Dropping it stops it without a farewell.
 pub struct Control {
@@ -53,8 +57,10 @@ impl Control {
         }
         let (stop, stopped) = watch::channel(false);
         let refused = Arc::clone(&exporter.refused().control);
-        let app = server::Api::new(daemon, exporter).router();
-        let limits = http::Limits::connections(CONNECTIONS_MAX);
+        let router = server::Api::new(Arc::clone(&daemon), exporter).router();
+        let app = call::Front::new(daemon, router);
+        let connections = call::CALLERS_MAX + COMMANDS_MAX;
+        let limits = http::Limits { buffer_bytes: BUFFER_BYTES, ..http::Limits::connections(connections) };
         let task = tokio::spawn(http::serve(listener, app, limits, refused, stopped));
         Ok(Self { stop, task, socket: socket::path(&dir) })
     }

@@ -20,12 +20,14 @@ pub mod label;
 pub mod plain;
 #[cfg(test)]
 pub(crate) mod sample;
+pub mod seeds;
 pub mod table;
 #[cfg(test)]
 mod tests;
 pub mod when;
 
 pub use health::{Health, HealthState};
+pub use seeds::{Engine, SeedRow};
 
 /// What a status is made from: one consistent reading of a daemon.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +49,10 @@ pub struct Status {
     pub nodes: Vec<NodeRow>,
     /// Named services by name, then unnamed ones by provider and port.
     pub services: Vec<ServiceRow>,
+    /// Seeds by name.
+    pub seeds: Vec<SeedRow>,
+    /// What runs seeds on this node.
+    pub engine: Engine,
     /// Local listeners of `pln connect`.
     pub connections: Vec<Connection>,
     pub document: Document,
@@ -229,6 +235,8 @@ impl Status {
             me: me(reading),
             nodes: nodes(reading),
             services: services(view, listeners),
+            seeds: seeds::rows(view),
+            engine: Engine::from(&numbers.seeds),
             connections: listeners.iter().map(Connection::from).collect(),
             document: document(view),
             socket: Socket::from(&numbers.socket),

@@ -32,6 +32,7 @@ pub(super) struct Status {
 enum Only {
     Nodes,
     Services,
+    Seeds,
 }
 
 impl Status {
@@ -42,6 +43,7 @@ impl Status {
                 None => Section::All,
                 Some(Only::Nodes) => Section::Nodes,
                 Some(Only::Services) => Section::Services,
+                Some(Only::Seeds) => Section::Seeds,
             },
             wide: self.wide,
             include_offline: self.include_offline,
@@ -51,14 +53,16 @@ impl Status {
             None => output.answer(&status, || table::status(&status, layout)),
             Some(Only::Nodes) => output.answer(&status.nodes, || table::status(&status, layout)),
             Some(Only::Services) => output.answer(&status.services, || table::status(&status, layout)),
+            Some(Only::Seeds) => output.answer(&status.seeds, || table::status(&status, layout)),
         }
     }
 }
 
-/// Show one node or service in full
+/// Show one node, service or seed in full
 #[derive(Debug, clap::Args)]
 pub(super) struct Inspect {
-    /// A node's name or the start of its key, or a service's name; node/X or service/X where both exist
+    /// A node's name or the start of its key, a service's name, a seed's name or the start of its hash; node/X,
+    /// service/X or seed/X where several exist
     target: String,
 }
 
@@ -69,12 +73,13 @@ impl Inspect {
     }
 }
 
-/// Say why a node stands or does not, why a service is whose it is
+/// Say why a node stands or does not, why a service is whose it is, why a seed runs where it does
 ///
 /// Every rule that decided, by the functions that decided it.
 #[derive(Debug, clap::Args)]
 pub(super) struct Why {
-    /// A node's name or the start of its key, or a service's name; node/X or service/X where both exist
+    /// A node's name or the start of its key, a service's name, a seed's name or the start of its hash; node/X,
+    /// service/X or seed/X where several exist
     target: String,
 }
 

@@ -14,6 +14,8 @@ pub(super) struct Terminal<'a> {
     pub(super) err: Box<dyn Write + 'a>,
     /// Whether escape sequences are welcome.
     pub(super) colour: bool,
+    /// Whether somebody watches standard error as it comes.
+    pub(super) watched: bool,
 }
 
 impl Terminal<'static> {
@@ -21,7 +23,12 @@ impl Terminal<'static> {
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let colour = io::stdout().is_terminal() && !set("NO_COLOR") && !dumb;
-        Self { out: Box::new(io::stdout()), err: Box::new(io::stderr()), colour }
+        Self {
+            out: Box::new(io::stdout()),
+            err: Box::new(io::stderr()),
+            colour,
+            watched: io::stderr().is_terminal() && !dumb,
+        }
     }
 }
 
@@ -71,6 +78,34 @@ impl<'t, 'a> Output<'t, 'a> {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
             Err(error) => Err(Failure::new(Code::Failed, format!("the answer cannot be written: {error}"))),
         }
+    }
+
+    /// The whole answer as bytes that are not ours to change; as a document where programs want one.
+    pub(super) fn raw<T: Serialize>(&mut self, bytes: &[u8], document: impl FnOnce() -> T) -> Result<(), Failure> {
+        if self.json {
+            return self.answer(&document(), String::new);
+        }
+        let out = &mut self.terminal.out;
+        match out.write_all(bytes).and_then(|()| out.flush()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                Err(Failure::new(Code::Failed, format!("the answer cannot be written: {error}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What is being done, in place of what was said to be done before: for people who watch.
+    pub(super) fn progress(&mut self, text: &str) {
+        if self.terminal.watched && !self.json {
+            let err = &mut self.terminal.err;
+            // The answer matters; a bar that cannot be drawn does not.
+            let _ = write!(err, "\r\x1b[K{}", plain(text)).and_then(|()| err.flush());
+        }
+    }
+
+    /// Takes the last [`Self::progress`] away.
+    pub(super) fn progress_over(&mut self) {
+        self.progress("");
     }
 
     /// Something beside the answer, for people alone.

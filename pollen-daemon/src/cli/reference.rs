@@ -39,8 +39,8 @@ where it is a stream, and a failure is an object of `code`, `message` and `hint`
 | 5 | `ambiguous` | several things match |
 | 6 | `unreachable` | the daemon or a peer does not answer |
 
-A node is named by its name or by a prefix of its key, a service by its name; where a port may stand, a number up to 65535 is
-a port. The state directory is `--dir`, else `PLN_DIR`, else `/var/lib/pln` if it is provisioned, else `~/.pln`.
+A node is named by its name or by a prefix of its key, a service by its name, a seed by its name or by a prefix of its module's
+hash; where a port may stand, a number up to 65535 is a port. The state directory is `--dir`, else `PLN_DIR`, else `/var/lib/pln` if it is provisioned, else `~/.pln`.
 
 This page is made from the command line itself: `PLN_UPDATE=1 cargo test -p pollen-daemon reference`.
 ";

@@ -17,6 +17,8 @@ use crate::control::failure::{Code, Failure};
 use crate::control::fake::Fake;
 use crate::status::sample;
 
+mod seeds;
+
 /// Remembers what it was asked instead of doing it.
 #[derive(Default)]
 struct Remembers {
@@ -59,7 +61,7 @@ fn pln_with(offline: &Remembers, dir: &Path, args: &[&str]) -> Answer {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let line =
         ["pln", "--dir"].map(OsString::from).into_iter().chain([dir.into()]).chain(args.iter().map(OsString::from));
-    let mut terminal = Terminal { out: Box::new(&mut out), err: Box::new(&mut err), colour: false };
+    let mut terminal = Terminal { out: Box::new(&mut out), err: Box::new(&mut err), colour: false, watched: false };
     let code = super::run(line, &mut terminal, offline);
     drop(terminal);
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("what we print is text");
@@ -131,7 +133,7 @@ fn bad_usage_ends_with_2_and_says_so_on_standard_error() {
         &["invite", "--pool", "1GiB"],
         &["invite", "aa", "--subject", "aa"],
         &["set", "htpp", ":1"],
-        &["status", "seeds"],
+        &["status", "blobs"],
         &["logs", "-n", "-1"],
         &["up", "--port", "70000"],
         &["up", "--ips", "nowhere"],
@@ -246,7 +248,7 @@ fn purge_asks_unless_told_and_needs_something_to_delete() {
 fn a_status_is_tables_for_people_and_json_for_programs() {
     let daemon = Daemon::start();
     let text = daemon.pln(&["status"]);
-    assert!(text.out.starts_with("[HEALTHY]  [ADMIN]  ams  2 of 3 nodes online\n"), "{}", text.out);
+    assert!(text.out.starts_with("[HEALTHY]  [ADMIN]  ams  2 of 3 nodes online  1 seed\n"), "{}", text.out);
     assert!(!text.out.contains("cork"), "offline nodes are not shown unless asked for");
     assert!(daemon.pln(&["status", "nodes", "--include-offline"]).out.contains("cork"));
     assert_eq!(daemon.pln(&["status", "--json"]).json()["nodes"][2]["name"], "cork", "programs get everything");
@@ -264,7 +266,7 @@ fn looking_names_targets_and_says_what_is_not_there() {
     assert_eq!(absent.code, 3);
     assert_eq!(
         absent.err,
-        "pln: there is no node or service `paris`\n  see `pln status --include-offline` for what there is\n"
+        "pln: there is no node, service or seed `paris`\n  see `pln status --include-offline` for what there is\n"
     );
     assert_eq!(daemon.pln(&["why", "a b?c/../d"]).code, 3, "odd targets stay targets");
     assert_eq!(daemon.pln(&["inspect", ""]).code, 2);

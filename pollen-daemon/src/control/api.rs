@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 use crate::control::handle::{EventRecord, Listener, Settings};
 use crate::status::label;
 
+mod seeds;
+pub use seeds::{Called, SeedLine, SeededLine, StageLine};
+
 /// A protocol by its lower-case name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -236,7 +239,7 @@ impl Version {
 /// `GET /v1/why/{target}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reasons {
-    /// `node` or `service`.
+    /// `node`, `service`, `seed`, or `several` where a service and a seed have one name.
     pub kind: String,
     /// The node's key or the service's name.
     pub target: String,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use axum::body::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use hyper::{Method, Request, Response};
+use hyper::{HeaderMap, Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,6 +20,9 @@ use super::socket;
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The longest line of a stream, in bytes.
 const LINE_BYTES_MAX: usize = 1024 * 1024;
+
+const JSON: &str = "application/json";
+const BYTES: &str = "application/octet-stream";
 
 /// Speaks with the daemon whose state directory it was made for.
 #[derive(Clone, Debug)]
@@ -52,7 +55,7 @@ impl Client {
         body: Option<&impl Serialize>,
     ) -> Result<T, Failure> {
         let answer = self.send(method, path, body).await?;
-        let bytes = whole(answer.into_body()).await?;
+        let bytes = whole(answer.into_body(), ANSWER_BYTES_MAX).await?;
         serde_json::from_slice(&bytes).map_err(|error| misread(&error))
     }
 
@@ -63,9 +66,23 @@ impl Client {
     pub async fn lines<T: DeserializeOwned>(
         &self,
         path: &str,
+        take: impl FnMut(T) -> Result<bool, Failure>,
+    ) -> Result<(), Failure> {
+        self.lines_of(Method::GET, path, Bytes::new(), take).await
+    }
+
+    /// Sends `body` as it is and reads the lines of the answer, each handed to `take` until it returns false.
+    ///
+    /// # Errors
+    /// As of [`Self::lines`].
+    pub async fn lines_of<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
         mut take: impl FnMut(T) -> Result<bool, Failure>,
     ) -> Result<(), Failure> {
-        let mut body = self.send(Method::GET, path, None::<&()>).await?.into_body();
+        let mut body = self.send_bytes(method, path, body, BYTES).await?.into_body();
         let mut pending = Vec::new();
         while let Some(frame) = body.frame().await {
             let Ok(frame) = frame else { break };
@@ -83,6 +100,21 @@ impl Client {
         Ok(())
     }
 
+    /// Sends `body` as it is and reads an answer of at most `answer_bytes_max`, with its headers.
+    ///
+    /// # Errors
+    /// What the daemon answered, or `Unreachable` when none is there.
+    pub async fn raw(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        answer_bytes_max: usize,
+    ) -> Result<(HeaderMap, Bytes), Failure> {
+        let (head, body) = self.send_bytes(method, path, body, BYTES).await?.into_parts();
+        Ok((head.headers, whole(body, answer_bytes_max).await?))
+    }
+
     /// Whether a daemon listens.
     pub async fn is_up(&self) -> bool {
         UnixStream::connect(&self.socket).await.is_ok()
@@ -94,6 +126,20 @@ impl Client {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<Response<Incoming>, Failure> {
+        let body = match body {
+            Some(body) => serde_json::to_vec(body).map_err(|error| misread(&error))?,
+            None => Vec::new(),
+        };
+        self.send_bytes(method, path, body.into(), JSON).await
+    }
+
+    async fn send_bytes(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        content_type: &str,
+    ) -> Result<Response<Incoming>, Failure> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.absent(&error))?;
         let broke = |error: hyper::Error| {
             Failure::new(Code::Unreachable, format!("the daemon broke off: {error}"))
@@ -101,25 +147,21 @@ impl Client {
         };
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broke)?;
-        // It ends with the exchange: the daemon serves one per connection.
+        // It ends when `sender` goes, or the daemon closes.
         tokio::spawn(connection);
-        let body = match body {
-            Some(body) => serde_json::to_vec(body).map_err(|error| misread(&error))?,
-            None => Vec::new(),
-        };
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header("host", "pln")
-            .header("content-type", "application/json")
-            .body(Full::new(Bytes::from(body)))
+            .header("content-type", content_type)
+            .body(Full::new(body))
             .map_err(|error| Failure::new(Code::Usage, format!("`{path}` cannot be asked for: {error}")))?;
         let response = sender.send_request(request).await.map_err(broke)?;
         if response.status().is_success() {
             return Ok(response);
         }
         let status = response.status();
-        let bytes = whole(response.into_body()).await?;
+        let bytes = whole(response.into_body(), ANSWER_BYTES_MAX).await?;
         Err(serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| Failure::new(Code::Failed, format!("the daemon answered {status}"))))
     }
@@ -137,8 +179,8 @@ impl Client {
     }
 }
 
-async fn whole(body: Incoming) -> Result<Bytes, Failure> {
-    let collected = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+async fn whole(body: Incoming, bytes_max: usize) -> Result<Bytes, Failure> {
+    let collected = Limited::new(body, bytes_max).collect().await;
     collected
         .map(http_body_util::Collected::to_bytes)
         .map_err(|error| Failure::new(Code::Failed, format!("the daemon's answer broke off: {error}")))

@@ -79,12 +79,15 @@ pub struct Failure {
     /// What to do next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// Of a call alone: whether the function began, or may have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub may_have_run: Option<bool>,
 }
 
 impl Failure {
     #[must_use]
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: None }
+        Self { code, message: message.into(), hint: None, may_have_run: None }
     }
 
     #[must_use]
@@ -110,7 +113,7 @@ impl fmt::Display for Failure {
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
-        Self { code: refusal.kind.into(), message: refusal.message, hint: refusal.hint }
+        Self { code: refusal.kind.into(), message: refusal.message, hint: refusal.hint, may_have_run: None }
     }
 }
 

@@ -140,7 +140,7 @@ impl Daemon for Fake {
             tokio::task::yield_now().await;
             let seeded = Seeded {
                 name: request.name.clone(),
-                version: sample::HELLO,
+                version: sample::hello_version().id(),
                 module: sample::hello_version().module,
                 ready: 2,
                 floor: 2,
@@ -175,7 +175,7 @@ impl Daemon for Fake {
                 _ => Ok(CallAnswer {
                     output: request.input,
                     served_by: sample::key(2),
-                    version: sample::HELLO,
+                    version: sample::hello_version().id(),
                     retries: 0,
                 }),
             }
@@ -183,8 +183,7 @@ impl Daemon for Fake {
     }
 
     fn held(&self, _: SeedVersion) -> Answer<'_, Option<HeldModule>> {
-        let held = HeldModule { sha256: "5a".repeat(32), functions: vec!["echo".into(), "greet".into()] };
-        Box::pin(async { Ok(Some(held)) })
+        Box::pin(async { Ok(Some(sample::held())) })
     }
 
     fn events(&self) -> (Vec<EventRecord>, broadcast::Receiver<EventRecord>) {

@@ -5,11 +5,13 @@
 use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Request};
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -18,19 +20,21 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::refused::{Refused, Tally};
 
-/// The most that a request's line and headers may take, in bytes: ours take a few hundred.
-const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// What a connection is read into, in bytes, unless a listener says otherwise: our heads take a few hundred.
+const BUFFER_BYTES: usize = 16 * 1024;
 /// The most headers: a browser sends some twenty.
 const HEADERS_MAX: usize = 64;
 /// How long open exchanges are given when the server ends.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// The pause after a failed `accept`, which fails for want of file descriptors: trying at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// What strangers may take.
 #[derive(Clone, Copy, Debug)]
@@ -41,13 +45,20 @@ pub struct Limits {
     pub head: Duration,
     /// How long one exchange may take in all, unless it is a stream.
     pub exchange: Duration,
+    /// The most that is read at once, and so the most that a request's line and headers may take.
+    pub buffer_bytes: usize,
 }
 
 impl Limits {
     /// Patient enough for the slowest request (see [`super::server::REQUEST_TIMEOUT`]) and its body.
     #[must_use]
     pub const fn connections(connections: usize) -> Self {
-        Self { connections, head: Duration::from_secs(5), exchange: Duration::from_secs(60) }
+        Self {
+            connections,
+            head: Duration::from_secs(5),
+            exchange: Duration::from_secs(60),
+            buffer_bytes: BUFFER_BYTES,
+        }
     }
 }
 
@@ -75,18 +86,94 @@ impl Accept for TcpListener {
     }
 }
 
-/// Serves `app` within `limits`, one exchange per connection, until `stop` turns true or is dropped. Whoever is turned
-/// away is counted in `refused`.
+/// What answers the requests of one listener.
+pub trait App: Clone + Send + Sync + 'static {
+    /// The answer, and whether the connection may bring another request. One that takes longer than the listener's
+    /// exchanges do says so to `pace`.
+    fn answer(&self, request: Request<Incoming>, pace: &Pace) -> impl Future<Output = (Response, After)> + Send;
+}
+
+impl App for Router {
+    async fn answer(&self, request: Request<Incoming>, _: &Pace) -> (Response, After) {
+        let Ok(response): Result<Response, Infallible> = TowerToHyperService::new(self.clone()).call(request).await;
+        (response, After::Close)
+    }
+}
+
+/// What follows an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// The connection ends.
+    Close,
+    /// It may bring another request, as soon as a listener waits for a head.
+    Another,
+}
+
+/// What one connection may take: until when its present exchange may go on, and a place of its own where the app gave
+/// it one, as long as it is open.
+#[derive(Debug)]
+pub struct Pace {
+    opened: Instant,
+    place: OnceLock<OwnedSemaphorePermit>,
+    /// In milliseconds since then; [`u64::MAX`] without an end.
+    until_ms: AtomicU64,
+}
+
+impl Pace {
+    fn new(first: Duration) -> Self {
+        let pace = Self { opened: Instant::now(), place: OnceLock::new(), until_ms: AtomicU64::new(0) };
+        pace.allow(first);
+        pace
+    }
+
+    /// Gives the exchange so long from now on.
+    pub fn allow(&self, time: Duration) {
+        let until = (self.opened.elapsed() + time).as_millis();
+        self.until_ms.store(u64::try_from(until).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Takes one of `places` for the connection unless it has one; false where none is left.
+    pub fn has_place(&self, places: &Arc<Semaphore>) -> bool {
+        if self.place.get().is_some() {
+            return true;
+        }
+        let Ok(place) = Arc::clone(places).try_acquire_owned() else { return false };
+        // One exchange at a time: nobody else sets it.
+        self.place.set(place).is_ok()
+    }
+
+    fn allow_all(&self) {
+        self.until_ms.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    /// Returns when the time is over, however often it was prolonged meanwhile.
+    async fn over(&self) {
+        loop {
+            let until = self.until_ms.load(Ordering::Relaxed);
+            if until == u64::MAX {
+                std::future::pending::<()>().await;
+            }
+            let at = self.opened + Duration::from_millis(until);
+            if Instant::now() >= at {
+                return;
+            }
+            tokio::time::sleep_until(at).await;
+        }
+    }
+}
+
+/// Serves `app` within `limits` until `stop` turns true or is dropped. Whoever is turned away is counted in `refused`.
 pub async fn serve(
     listener: impl Accept,
-    app: Router,
+    app: impl App,
     limits: Limits,
     refused: Arc<Tally>,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 ) {
     let places = Arc::new(Semaphore::new(limits.connections));
-    let mut exchanges = JoinSet::new();
-    let mut stopped = pin!(async move { stop.wait_for(|stop| *stop).await.map(|_| ()) });
+    let mut connections = JoinSet::new();
+    let mut stopping = stop.clone();
+    let mut stopped = pin!(async move { stopping.wait_for(|stop| *stop).await.map(|_| ()) });
     loop {
         let accepted = async {
             let place = Arc::clone(&places).acquire_owned().await;
@@ -95,15 +182,13 @@ pub async fn serve(
         let (place, io) = tokio::select! {
             accepted = accepted => accepted,
             _ = &mut stopped => break,
-            Some(_) = exchanges.join_next() => continue,
+            Some(_) = connections.join_next() => continue,
         };
         match io {
             Ok(io) => {
-                let (app, refused) = (app.clone(), Arc::clone(&refused));
-                exchanges.spawn(async move {
-                    if let Some(reason) = exchange(io, app, limits).await {
-                        refused.count(reason);
-                    }
+                let connection = connection(io, app.clone(), limits, Arc::clone(&refused), stop.clone());
+                connections.spawn(async move {
+                    connection.await;
                     drop(place);
                 });
             }
@@ -113,55 +198,106 @@ pub async fn serve(
             }
         }
     }
-    let finish = async { while exchanges.join_next().await.is_some() {} };
-    // What is still open after that (followers of events) is cut when the set is dropped.
+    let finish = async { while connections.join_next().await.is_some() {} };
+    // What is still open after that (followers of events, callers between two calls) is cut when the set is dropped.
     let _ = tokio::time::timeout(DRAIN_TIMEOUT, finish).await;
 }
 
-/// One request and its answer; why it came to nothing, if it did.
-async fn exchange(
+/// What a connection's exchanges share.
+struct Shared<A> {
+    app: A,
+    pace: Pace,
+    exchange: Duration,
+    refused: Arc<Tally>,
+    /// Its last request was answered, and whether that answer was counted as a refusal.
+    answered: AtomicBool,
+    told: AtomicBool,
+}
+
+/// All exchanges of one connection.
+async fn connection(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    app: Router,
+    app: impl App,
     limits: Limits,
-) -> Option<Refused> {
-    let endless = Arc::new(AtomicBool::new(false));
-    let answered = Arc::new(OnceLock::new());
-    let app = TowerToHyperService::new(app);
-    let service = service_fn(|request: hyper::Request<Incoming>| {
-        let (app, endless, answered) = (app.clone(), Arc::clone(&endless), Arc::clone(&answered));
-        async move {
-            let Ok(response): Result<Response, Infallible> = app.call(request).await;
-            endless.store(response.extensions().get::<Endless>().is_some(), Ordering::Relaxed);
-            // One exchange a connection: this is the only answer.
-            let _only = answered.set(response.extensions().get::<Refused>().copied());
-            Ok::<_, Infallible>(response)
-        }
+    refused: Arc<Tally>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let stopped = async move { stop.wait_for(|stop| *stop).await.map(|_| ()) };
+    let shared = Arc::new(Shared {
+        app,
+        pace: Pace::new(limits.exchange),
+        exchange: limits.exchange,
+        refused,
+        answered: AtomicBool::new(false),
+        told: AtomicBool::new(false),
+    });
+    let for_service = Arc::clone(&shared);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let shared = Arc::clone(&for_service);
+        async move { Ok::<_, Infallible>(exchange(&shared, request).await) }
     });
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits.head)
-            .max_buf_size(HEAD_BYTES_MAX)
+            .max_buf_size(limits.buffer_bytes)
             .max_headers(HEADERS_MAX)
-            .keep_alive(false)
             .serve_connection(TokioIo::new(io), service)
     );
-    let ended = tokio::time::timeout(limits.exchange, &mut connection).await;
-    let ended = match ended {
-        Err(_) if endless.load(Ordering::Relaxed) => Ok(connection.await),
-        ended => ended,
-    };
-    let broken = match ended {
-        Ok(Ok(())) => None,
-        Ok(Err(error)) => {
-            tracing::debug!("an HTTP exchange broke off: {error}");
-            Some(Refused::of(&error))
-        }
-        Err(_) => {
-            tracing::debug!("an HTTP exchange took longer than {}s", limits.exchange.as_secs());
-            Some(Refused::ExchangeSlow)
+    let broken = tokio::select! {
+        ended = &mut connection => ended,
+        () = shared.pace.over() => return shared.too_slow(),
+        _ = stopped => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = &mut connection => ended,
+                () = shared.pace.over() => return shared.too_slow(),
+            }
         }
     };
-    // A client that was told why and then went away was turned away for what it was told.
-    answered.get().copied().flatten().or(broken)
+    if let Err(error) = broken {
+        shared.broke_off(&error);
+    }
+}
+
+impl<A> Shared<A> {
+    fn too_slow(&self) {
+        tracing::debug!("an HTTP exchange took too long");
+        self.count(Refused::ExchangeSlow);
+    }
+
+    fn broke_off(&self, error: &hyper::Error) {
+        tracing::debug!("an HTTP connection broke off: {error}");
+        // A client that was served and brings nothing more is turned away for nothing.
+        let waits = error.is_timeout() && self.answered.load(Ordering::Relaxed);
+        if !waits {
+            self.count(Refused::of(error));
+        }
+    }
+
+    /// A client that was told why and then went away was turned away for what it was told.
+    fn count(&self, reason: Refused) {
+        if !self.told.load(Ordering::Relaxed) {
+            self.refused.count(reason);
+        }
+    }
+}
+
+async fn exchange<A: App>(shared: &Shared<A>, request: Request<Incoming>) -> Response {
+    shared.answered.store(false, Ordering::Relaxed);
+    shared.told.store(false, Ordering::Relaxed);
+    shared.pace.allow(shared.exchange);
+    let (mut response, after) = shared.app.answer(request, &shared.pace).await;
+    if response.extensions().get::<Endless>().is_some() {
+        shared.pace.allow_all();
+    }
+    if let Some(reason) = response.extensions().get::<Refused>() {
+        shared.refused.count(*reason);
+        shared.told.store(true, Ordering::Relaxed);
+    }
+    shared.answered.store(true, Ordering::Relaxed);
+    if after == After::Close {
+        response.headers_mut().insert(CONNECTION, CLOSE);
+    }
+    response
 }

@@ -37,11 +37,15 @@ pub enum Refused {
     BodyMalformed,
     /// As many as may follow the timeline and the logs do so already.
     Followers,
+    /// As many connections as may call do so already.
+    Callers,
+    /// As many as may publish a seed do so already.
+    Uploads,
 }
 
 impl Refused {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::HeadMalformed,
         Self::HeadTooLarge,
         Self::HeadSlow,
@@ -55,6 +59,8 @@ impl Refused {
         Self::BodyBroken,
         Self::BodyMalformed,
         Self::Followers,
+        Self::Callers,
+        Self::Uploads,
     ];
 
     /// As metrics show it.
@@ -74,6 +80,8 @@ impl Refused {
             Self::BodyBroken => "body_broken",
             Self::BodyMalformed => "body_malformed",
             Self::Followers => "followers",
+            Self::Callers => "callers",
+            Self::Uploads => "uploads",
         }
     }
 
@@ -147,6 +155,6 @@ mod tests {
         let counted: std::collections::BTreeMap<&str, u64> =
             tally.counted().map(|(reason, n)| (reason.label(), n)).collect();
         assert_eq!(counted.len(), Refused::ALL.len());
-        assert_eq!(counted["followers"], 13);
+        assert_eq!(counted["uploads"], 15);
     }
 }

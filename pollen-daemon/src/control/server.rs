@@ -1,6 +1,7 @@
 //! The control API's routes. Owns parsing of requests and the choice of the daemon's method that answers; holds no
 //! state of its own. Invariant: bodies are bounded before they are read, requests before they are awaited.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, post, put};
 use http_body_util::BodyExt as _;
+use pollen_common::views::Name;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Mutex, Semaphore};
@@ -25,7 +27,7 @@ use crate::control::failure::{Code, Failure};
 use crate::control::handle::{Connect, Daemon, Disconnect, Serve, ServiceRef, Subject};
 use crate::control::refused::Refused;
 use crate::control::settings::{self, Key};
-use crate::control::{invite, resolve, stream};
+use crate::control::{invite, resolve, seeds, stream};
 use crate::datapath;
 use crate::metrics::Exporter;
 use crate::status::inspect::{self, Inspected};
@@ -45,6 +47,7 @@ pub struct Api {
     pub(super) daemon: Arc<dyn Daemon>,
     pub(super) exporter: Exporter,
     pub(super) followers: Arc<Semaphore>,
+    pub(super) uploads: Arc<Semaphore>,
     /// Held while a setting is changed: two changes at once would lose one.
     setting: Mutex<()>,
 }
@@ -55,7 +58,7 @@ type Answered<T> = Result<Json<T>, Failure>;
 impl Api {
     pub(super) fn new(daemon: Arc<dyn Daemon>, exporter: Exporter) -> Self {
         let followers = Arc::new(Semaphore::new(FOLLOWERS_MAX));
-        Self { daemon, exporter, followers, setting: Mutex::new(()) }
+        Self { daemon, exporter, followers, uploads: seeds::uploads(), setting: Mutex::new(()) }
     }
 
     /// Every route there is.
@@ -68,6 +71,8 @@ impl Api {
             .route("/v1/logs", get(stream::logs))
             .route("/v1/services", post(serve))
             .route("/v1/services/{service}", delete(unserve))
+            .route("/v1/seeds", post(seeds::publish))
+            .route("/v1/seeds/{seed}", delete(seeds::withdraw))
             .route("/v1/connections", post(connect))
             .route("/v1/connections/{service}", delete(disconnect))
             .route("/v1/invites", post(invite))
@@ -89,7 +94,7 @@ impl Api {
 }
 
 /// The daemon's answer, or that there is none in time.
-async fn within<T, E>(answer: impl Future<Output = Result<T, E>>) -> Result<T, Failure>
+pub(super) async fn within<T, E>(answer: impl Future<Output = Result<T, E>>) -> Result<T, Failure>
 where
     Failure: From<E>,
 {
@@ -122,24 +127,62 @@ fn reading<T>(api: &Api, of: impl FnOnce(Reading<'_>) -> T) -> T {
 }
 
 async fn inspect(State(api): Shared, Segment(target): Segment) -> Answered<Inspected> {
-    let found = reading(&api, |reading| {
-        Ok::<_, Failure>(match resolve::target(reading.view, &target)? {
-            Subject::Node(key) => inspect::node(reading, key),
-            Subject::Service(name) | Subject::Seed(name) => inspect::service(reading, &name),
-        })
-    })?;
-    Ok(Json(found.expect("the target was found in this very view")))
+    let subjects = resolve::target(&api.daemon.view(), &target)?;
+    let mut found = Vec::with_capacity(subjects.len());
+    for subject in subjects {
+        let inspected = match &subject {
+            Subject::Node(key) => reading(&api, |reading| inspect::node(reading, *key)),
+            Subject::Service(name) => reading(&api, |reading| inspect::service(reading, name)),
+            Subject::Seed(name) => inspect_seed(&api, name).await?,
+        };
+        // The view may have changed since.
+        found.extend(inspected);
+    }
+    match (found.len(), found.pop()) {
+        (1, Some(only)) => Ok(Json(only)),
+        (_, None) => Err(Failure::new(Code::NotFound, format!("`{target}` is gone"))),
+        (_, Some(last)) => {
+            found.push(last);
+            Ok(Json(Inspected::Several { found }))
+        }
+    }
+}
+
+async fn inspect_seed(api: &Api, name: &Name) -> Result<Option<Inspected>, Failure> {
+    let versions = api.daemon.view().seeds.get(name).map(|seed| seed.versions.clone()).unwrap_or_default();
+    let mut held = BTreeMap::new();
+    for version in versions {
+        if let Some(module) = within(api.daemon.held(version)).await? {
+            held.insert(version.module, module);
+        }
+    }
+    Ok(reading(api, |reading| inspect::seed(reading, name, &held)))
 }
 
 async fn why(State(api): Shared, Segment(target): Segment) -> Answered<Reasons> {
-    let subject = resolve::concerned(&api.daemon.view(), &api.daemon.listeners(), &target)?;
-    let (kind, shown) = match &subject {
+    let mut subjects = resolve::concerned(&api.daemon.view(), &api.daemon.listeners(), &target)?;
+    if subjects.len() == 1 {
+        let subject = subjects.remove(0);
+        let (kind, target) = shown(&subject);
+        let reasons = within(api.daemon.why(subject)).await?;
+        return Ok(Json(Reasons { kind: kind.into(), target, reasons }));
+    }
+    let mut all = Vec::new();
+    for subject in subjects {
+        let (kind, _) = shown(&subject);
+        let reasons = within(api.daemon.why(subject)).await?;
+        all.extend(reasons.into_iter().map(|reason| format!("the {kind}: {reason}")));
+    }
+    Ok(Json(Reasons { kind: "several".into(), target, reasons: all }))
+}
+
+/// A subject's kind, and what it is called.
+fn shown(subject: &Subject) -> (&'static str, String) {
+    match subject {
         Subject::Node(key) => ("node", key.to_string()),
         Subject::Service(name) => ("service", name.to_string()),
         Subject::Seed(name) => ("seed", name.to_string()),
-    };
-    let reasons = within(api.daemon.why(subject)).await?;
-    Ok(Json(Reasons { kind: kind.into(), target: shown, reasons }))
+    }
 }
 
 async fn serve(State(api): Shared, JsonBody(body): JsonBody<ServeBody>) -> Answered<Served> {
@@ -243,7 +286,7 @@ async fn shutdown(State(api): Shared) -> Json<Done> {
     Json(Done::YES)
 }
 
-fn parse_name(name: &str) -> Result<pollen_common::views::Name, Failure> {
+pub(super) fn parse_name(name: &str) -> Result<Name, Failure> {
     name.parse().map_err(|error| Failure::new(Code::Usage, format!("`{name}` is no name: {error}")))
 }
 
@@ -252,7 +295,7 @@ fn parse_service(service: &str) -> Result<ServiceRef, Failure> {
 }
 
 /// The last segment of a path, decoded.
-pub(super) struct Segment(String);
+pub(super) struct Segment(pub(super) String);
 
 impl<S: Send + Sync> FromRequestParts<S> for Segment {
     type Rejection = Response;
@@ -281,7 +324,7 @@ struct JsonBody<T>(T);
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     type Rejection = Response;
     async fn from_request(request: Request, _: &S) -> Result<Self, Response> {
-        let bytes = read_body(request.into_body()).await?;
+        let bytes = body_within(request.into_body(), BODY_BYTES_MAX, BODY_TIMEOUT).await?;
         // An array would be taken for the fields in their order: a shape that nobody means.
         if bytes.trim_ascii_start().first() != Some(&b'{') {
             return Err(Refused::BodyMalformed.with(StatusCode::BAD_REQUEST, "the body is no JSON object"));
@@ -293,24 +336,25 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     }
 }
 
-async fn read_body(body: Body) -> Result<axum::body::Bytes, Response> {
+/// All of a body of at most `bytes_max`, that comes within `time`.
+pub(super) async fn body_within(body: Body, bytes_max: usize, time: Duration) -> Result<axum::body::Bytes, Response> {
     let too_large = || {
-        let message = format!("the body is larger than {BODY_BYTES_MAX} bytes");
+        let message = format!("the body is larger than {bytes_max} bytes");
         Refused::BodyTooLarge.with(StatusCode::PAYLOAD_TOO_LARGE, message)
     };
     // A declared length is believed at once; where there is none, what comes is counted.
-    if usize::try_from(body.size_hint().lower()).is_ok_and(|declared| declared > BODY_BYTES_MAX) {
+    if usize::try_from(body.size_hint().lower()).is_ok_and(|declared| declared > bytes_max) {
         return Err(too_large());
     }
-    let limited = http_body_util::Limited::new(body, BODY_BYTES_MAX);
-    match tokio::time::timeout(BODY_TIMEOUT, limited.collect()).await {
+    let limited = http_body_util::Limited::new(body, bytes_max);
+    match tokio::time::timeout(time, limited.collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
         Ok(Err(error)) => {
             Err(Refused::BodyBroken.with(StatusCode::BAD_REQUEST, format!("the body broke off: {error}")))
         }
         Err(_) => {
-            let message = format!("no body within {} s", BODY_TIMEOUT.as_secs());
+            let message = format!("no body within {} s", time.as_secs());
             Err(Refused::BodySlow.with(StatusCode::REQUEST_TIMEOUT, message))
         }
     }

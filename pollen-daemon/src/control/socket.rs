@@ -67,8 +67,9 @@ fn bind_private(path: &Path) -> io::Result<UnixListener> {
     UnixListener::from_std(socket.into())
 }
 
-/// Connections that wait to be accepted: a burst of scripts, not a load.
-const BACKLOG: i32 = 64;
+/// Connections that wait to be accepted: as many as may call (see `call`) can come at once, and a client that does not
+/// block is turned away by the system where this is full.
+const BACKLOG: i32 = 1024;
 
 /// Removes the socket file if there is one.
 ///

@@ -89,7 +89,7 @@ fn follow_live<T: Clone + Send + 'static>(
     })
 }
 
-fn line(line: impl Serialize) -> Result<Bytes, serde_json::Error> {
+pub(super) fn line(line: impl Serialize) -> Result<Bytes, serde_json::Error> {
     let mut bytes = serde_json::to_vec(&line)?;
     bytes.push(b'\n');
     Ok(bytes.into())

@@ -19,6 +19,8 @@ use super::http::Limits;
 use super::refused::{Refused, Tally};
 use super::server::BODY_BYTES_MAX;
 
+mod seeds;
+
 struct Running {
     dir: TempDir,
     fake: Arc<Fake>,
@@ -236,7 +238,7 @@ async fn scrape(at: std::net::SocketAddr) -> String {
 async fn garbage_is_refused_and_the_next_is_served() {
     let running = start().await;
     let dir = running.dir.path();
-    let long_head = format!("GET /v1/status HTTP/1.1\r\nx: {}\r\n\r\n", "a".repeat(64 * 1024));
+    let long_head = format!("GET /v1/status HTTP/1.1\r\nx: {}\r\n\r\n", "a".repeat(256 * 1024));
     let many_headers = format!("GET /v1/status HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(1000));
     for garbage in [
         &b"\x16\x03\x01\x00\xa5\x01\x00\x00"[..],
@@ -276,7 +278,12 @@ async fn an_oversized_body_is_refused_before_it_is_read() {
 
 #[tokio::test]
 async fn clients_that_stall_lose_their_place_in_time() {
-    let limits = Limits { connections: 4, head: Duration::from_millis(50), exchange: Duration::from_millis(200) };
+    let limits = Limits {
+        connections: 4,
+        head: Duration::from_millis(50),
+        exchange: Duration::from_millis(200),
+        ..Limits::connections(4)
+    };
     let Counting { dir, refused, .. } = &counting(limits);
     let mut stalled = Vec::new();
     for i in 0..20 {
@@ -304,7 +311,8 @@ struct Counting {
 fn counting(limits: Limits) -> Counting {
     let dir = tempfile::tempdir().expect("a directory");
     let fake = Fake::new(dir.path());
-    let app = super::server::Api::new(fake.clone(), crate::metrics::Exporter::new(fake)).router();
+    let router = super::server::Api::new(fake.clone(), crate::metrics::Exporter::new(fake.clone())).router();
+    let app = super::call::Front::new(fake, router);
     let listener = super::socket::bind(dir.path()).expect("an empty directory");
     let (stop, stopped) = watch::channel(false);
     let refused = Arc::new(Tally::default());

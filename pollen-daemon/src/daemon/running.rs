@@ -312,7 +312,7 @@ impl Daemon for Running {
             let (target, local) = match subject {
                 Subject::Node(key) => (Target::Node(key), Vec::new()),
                 Subject::Service(name) => (Target::Name(name.clone()), self.parts.services.why(&name)),
-                Subject::Seed(_) => return Err(no_seeds()),
+                Subject::Seed(name) => (Target::Seed(name), Vec::new()),
             };
             let mut reasons = self.parts.driver.why(target).await?;
             reasons.extend(local);

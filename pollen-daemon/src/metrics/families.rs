@@ -1,6 +1,8 @@
 //! The metric families: their names, what they mean, and where in a reading their values are. Owns names and labels,
 //! which are contract. Invariant: names and label values never come from a peer unbounded.
 
+mod seeds;
+
 use pollen_common::views::{Liveness, Protocol, View};
 use prometheus::core::{AtomicF64, AtomicU64, GenericCounterVec, GenericGaugeVec};
 use prometheus::{Opts, Registry, TextEncoder};
@@ -23,6 +25,7 @@ pub(super) fn text(daemon: &dyn Daemon, refused: &Tallies) -> prometheus::Result
     cluster(&scrape, daemon, &numbers)?;
     peers(&scrape, &daemon.view(), &numbers.peers)?;
     services(&scrape, &numbers)?;
+    seeds::seeds(&scrape, &daemon.view(), &numbers.seeds)?;
     happenings(&scrape, &numbers)?;
     turned_away(&scrape, refused)?;
     TextEncoder::new().encode_to_string(&scrape.registry.gather())

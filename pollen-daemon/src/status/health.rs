@@ -1,7 +1,7 @@
 //! Whether this node is well, in one word and with its reasons. Owns the rules; pure.
 //! Invariant: a node that is not healthy always says why.
 
-use pollen_common::views::{Liveness, View};
+use pollen_common::views::{Liveness, SeedInfo, View};
 use serde::{Deserialize, Serialize};
 
 use super::Reading;
@@ -33,7 +33,8 @@ impl Health {
     /// Judges one reading.
     #[must_use]
     pub fn of(reading: Reading<'_>) -> Self {
-        let found = [standing(reading), company(reading.view), names(reading.view), entries(reading.view)];
+        let found =
+            [standing(reading), company(reading.view), names(reading.view), seeds(reading.view), entries(reading.view)];
         let found: Vec<(HealthState, String)> = found.into_iter().flatten().collect();
         Self {
             state: found.iter().map(|(state, _)| *state).max().unwrap_or(HealthState::Healthy),
@@ -74,6 +75,15 @@ fn names(view: &View) -> Option<(HealthState, String)> {
         .collect();
     (!lost.is_empty())
         .then(|| (HealthState::Degraded, format!("names this node claims belong to others: {}", lost.join(", "))))
+}
+
+/// Seeds of this node's own that nobody serves: what their callers meet is worth a look. A floor that is not reached for
+/// want of nodes is none, or a cluster of one would never be well.
+fn seeds(view: &View) -> Option<(HealthState, String)> {
+    let unserved = |seed: &&SeedInfo| seed.owner == view.me && !seed.replicas.contains_key(&seed.current().id());
+    let unserved: Vec<&str> = view.seeds.values().filter(unserved).map(|seed| seed.name.as_str()).collect();
+    (!unserved.is_empty())
+        .then(|| (HealthState::Degraded, format!("no node is ready to serve: {}", unserved.join(", "))))
 }
 
 fn entries(view: &View) -> Option<(HealthState, String)> {

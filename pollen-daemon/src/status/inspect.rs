@@ -1,10 +1,11 @@
-//! One node or service in full, for `pln inspect`. Owns the shapes, which are contract; pure.
+//! One node, service or seed in full, for `pln inspect`. Owns the shapes, which are contract; pure.
 //! Invariant: what is shown for a target is what the view decided about it, with the losing claims.
 
 use pollen_common::identity::NodeKey;
-use pollen_common::views::{Name, Provider};
+use pollen_common::views::{Capacity, Conflict, Name, Provider, SeedInfo, View};
 use serde::{Deserialize, Serialize};
 
+pub use super::seeds::{SeedDetail, inspect as seed};
 use super::{NodeRef, NodeRow, Reading, RefusedRow, ServiceRow, named_row, node_ref, node_row};
 use crate::control::api::ProtocolName;
 
@@ -14,6 +15,11 @@ use crate::control::api::ProtocolName;
 pub enum Inspected {
     Node(Box<NodeDetail>),
     Service(Box<ServiceDetail>),
+    Seed(Box<SeedDetail>),
+    /// A service and a seed of one name.
+    Several {
+        found: Vec<Inspected>,
+    },
 }
 
 /// A member in full.
@@ -33,6 +39,12 @@ pub struct NodeDetail {
     /// Peers that it has links with.
     pub neighbours: Vec<NodeRef>,
     pub provides: Vec<Provided>,
+    /// What it offers to seeds; absent if it hosts none.
+    pub offers: Option<Offers>,
+    /// It is about to leave, and hands over what it hosts.
+    pub draining: bool,
+    /// Seeds that it is ready to serve.
+    pub hosts: Vec<String>,
     /// Its entries that do not count, with the reason.
     pub refused: Vec<RefusedRow>,
 }
@@ -43,6 +55,13 @@ pub struct Provided {
     pub name: Option<String>,
     pub protocol: ProtocolName,
     pub port: u16,
+}
+
+/// What a node offers to seeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offers {
+    pub memory_mib: u32,
+    pub cores: u16,
 }
 
 /// A service in full.
@@ -61,6 +80,16 @@ pub struct LostClaim {
     pub author: NodeRef,
     pub claimed_unix_ms: u64,
     pub reason: String,
+}
+
+impl LostClaim {
+    pub(super) fn of(view: &View, conflict: &Conflict) -> Self {
+        Self {
+            author: node_ref(view, conflict.author),
+            claimed_unix_ms: conflict.claimed.0,
+            reason: conflict.reason.clone(),
+        }
+    }
 }
 
 /// A node in full; none if it does not stand.
@@ -88,6 +117,9 @@ pub fn node(reading: Reading<'_>, key: NodeKey) -> Option<Inspected> {
         prefixes: rights.prefixes.clone(),
         neighbours: node.links.iter().map(|peer| node_ref(view, *peer)).collect(),
         provides: named.chain(unnamed).collect(),
+        offers: node.capacity.map(|Capacity { memory_mib, cores }| Offers { memory_mib, cores }),
+        draining: node.draining,
+        hosts: hosted(view, &key),
         refused: view
             .refused
             .iter()
@@ -101,6 +133,11 @@ pub fn node(reading: Reading<'_>, key: NodeKey) -> Option<Inspected> {
     })))
 }
 
+fn hosted(view: &View, node: &NodeKey) -> Vec<String> {
+    let hosts = |seed: &&SeedInfo| seed.replicas.values().any(|nodes| nodes.contains(node));
+    view.seeds.values().filter(hosts).map(|seed| seed.name.to_string()).collect()
+}
+
 /// A named service in full; none if nobody claims the name.
 #[must_use]
 pub fn service(reading: Reading<'_>, name: &Name) -> Option<Inspected> {
@@ -109,14 +146,6 @@ pub fn service(reading: Reading<'_>, name: &Name) -> Option<Inspected> {
     Some(Inspected::Service(Box::new(ServiceDetail {
         row: named_row(view, listeners, service),
         claimed_unix_ms: service.claimed.0,
-        claims_lost: service
-            .conflicts
-            .iter()
-            .map(|conflict| LostClaim {
-                author: node_ref(view, conflict.author),
-                claimed_unix_ms: conflict.claimed.0,
-                reason: conflict.reason.clone(),
-            })
-            .collect(),
+        claims_lost: service.conflicts.iter().map(|conflict| LostClaim::of(view, conflict)).collect(),
     })))
 }

@@ -1,7 +1,6 @@
-//! One small cluster for the tests of this crate: three nodes, a shared service with a conflict, one unnamed service.
+//! One small cluster for the tests of this crate: three nodes, a shared service with a conflict, one unnamed service, a seed.
 //! Invariant: fixed, for snapshots are taken of it.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pollen_common::identity::{ClusterId, Digest, NodeKey, SecretKey};
@@ -9,19 +8,17 @@ use pollen_common::node::EventKind;
 use pollen_common::roll::{Member, Rights, Tier};
 use pollen_common::time::UnixMs;
 use pollen_common::views::{
-    Conflict, Liveness, NodeInfo, Protocol, Provider, RefusedEntry, SeedVersion, ServiceInfo, VersionId, View,
+    Capacity, Conflict, Liveness, NodeInfo, Protocol, Provider, RefusedEntry, SeedInfo, SeedVersion, ServiceInfo, View,
 };
 
 use crate::control::handle::{
-    About, Listener, Numbers, PeerNumbers, SeedNumbers, ServiceNumbers, ServiceRef, SocketNumbers,
+    About, CallNumbers, ContentNumbers, EngineNumbers, EngineStanding, HeldModule, Histogram, Listener, Numbers,
+    PeerNumbers, SeedNumbers, ServiceNumbers, ServiceRef, SocketNumbers,
 };
 use crate::datapath::{Rung, Standing};
 
 /// 2026-11-23 02:24:01Z.
 pub(crate) const NOW: UnixMs = UnixMs(1_795_400_641_000);
-
-/// The version of [`hello_version`].
-pub(crate) const HELLO: VersionId = VersionId(Digest([0x7E; 32]));
 
 pub(crate) fn hello_version() -> SeedVersion {
     SeedVersion {
@@ -32,6 +29,11 @@ pub(crate) fn hello_version() -> SeedVersion {
         idempotent: true,
         image: false,
     }
+}
+
+/// What is known of its module where it is on disk.
+pub(crate) fn held() -> HeldModule {
+    HeldModule { sha256: "5a".repeat(32), functions: vec!["echo".into(), "greet".into()] }
 }
 
 pub(crate) fn key(i: u8) -> NodeKey {
@@ -54,7 +56,7 @@ fn node(i: u8, name: &str, tier: Tier, liveness: Liveness) -> NodeInfo {
         addrs: vec![format!("192.0.2.{i}:60611").parse().expect("an address")],
         member: Member { key: key(i), rights, path: vec![key(9)], admitted: NOW.0 - 86_400_000 },
         liveness,
-        capacity: None,
+        capacity: (tier != Tier::Leaf).then_some(Capacity { memory_mib: 1024, cores: 2 }),
         draining: false,
         links: (1..=2).filter(|&other| other != i && i != 3).map(key).collect(),
     }
@@ -81,12 +83,22 @@ pub(crate) fn view() -> View {
             reason: "ams claimed the name earlier".into(),
         }],
     };
+    let hello = SeedInfo {
+        name: "hello".parse().expect("a name"),
+        owner: key(2),
+        claimed: UnixMs(NOW.0 - 1_800_000),
+        min_replicas: 2,
+        everywhere: false,
+        versions: vec![hello_version()],
+        replicas: [(hello_version().id(), [key(1), key(2)].into())].into(),
+        conflicts: Vec::new(),
+    };
     View {
         cluster: ClusterId([0xC1; 32]),
         me: key(1),
         nodes: nodes.into_iter().map(|node| (node.key, node)).collect(),
-        seeds: BTreeMap::new(),
-        holders: BTreeMap::new(),
+        seeds: [(hello.name.clone(), hello)].into(),
+        holders: [(hello_version().module, [key(1), key(2)].into())].into(),
         services: [(api.name.clone(), api)].into(),
         unnamed: vec![Provider { node: key(2), protocol: Protocol::Udp, port: 5353 }],
         refused: vec![RefusedEntry {
@@ -135,8 +147,37 @@ pub(crate) fn numbers() -> Numbers {
             bytes_out: 2000,
             refused: [("denied".to_owned(), 1)].into(),
         },
-        seeds: SeedNumbers::default(),
+        seeds: seed_numbers(),
         events: [(EventKind::PeerUp, 4)].into(),
+    }
+}
+
+fn seed_numbers() -> SeedNumbers {
+    let counted = |counts: &[(&str, u64)]| counts.iter().map(|(label, n)| ((*label).to_owned(), *n)).collect();
+    let standing = EngineStanding {
+        allocator: "pooling".into(),
+        reset: "touched_pages".into(),
+        slots: 512,
+        why_not_better: String::new(),
+    };
+    SeedNumbers {
+        calls: CallNumbers {
+            running: 3,
+            waiting: 1,
+            results: counted(&[("memory_limit", 1), ("ok", 120)]),
+            refused: counted(&[("busy", 2)]),
+            retries: 4,
+            seconds: Histogram { buckets: vec![(0.001, 100), (0.1, 119)], sum: 0.75, count: 121 },
+        },
+        engine: EngineNumbers {
+            standing: Some(standing),
+            instances: 3,
+            memory_bytes: 24 << 20,
+            kept_bytes: 1 << 20,
+            compilations: counted(&[("cached", 1), ("compiled", 2)]),
+        },
+        content: ContentNumbers { modules: 2, bytes: 163_840, fetched: counted(&[("ok", 1)]) },
+        replicas: counted(&[("ready", 1), ("starting", 1)]),
     }
 }
 

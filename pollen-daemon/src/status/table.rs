@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 
 use comfy_table::Table;
 
+mod seeds;
+
 use super::inspect::{Inspected, NodeDetail, ServiceDetail};
 use super::plain::plain;
 use super::when::{Moment, show_bytes, show_rtt};
@@ -18,6 +20,7 @@ pub enum Section {
     All,
     Nodes,
     Services,
+    Seeds,
 }
 
 /// How to lay out.
@@ -41,19 +44,24 @@ pub fn status(status: &Status, layout: Layout) -> String {
     if layout.section == Section::All {
         chips(&mut out, status, layout.colour);
     }
-    if layout.section != Section::Services {
+    let shows = |section| layout.section == Section::All || layout.section == section;
+    if shows(Section::Nodes) {
         nodes(&mut out, status, layout);
     }
-    if layout.section != Section::Nodes {
+    if shows(Section::Services) {
         services(&mut out, &status.services, layout);
     }
     // With the services: a listener whose service is gone stands nowhere else.
-    if layout.section != Section::Nodes && !status.connections.is_empty() {
+    if shows(Section::Services) && !status.connections.is_empty() {
         connections(&mut out, &status.connections);
+    }
+    if shows(Section::Seeds) {
+        seeds::seeds(&mut out, &status.seeds, layout.wide);
     }
     if layout.section == Section::All {
         let Datapath { rung, why_not_higher } = &status.datapath;
         push_line(&mut out, &format!("\nDATAPATH  {rung}: {why_not_higher}"));
+        seeds::engine(&mut out, &status.engine);
     }
     out
 }
@@ -73,7 +81,8 @@ fn chips(out: &mut String, status: &Status, colour: bool) {
     let name = status.me.name.as_deref().unwrap_or(&status.me.key[..8]);
     let (health, tier) = (chip(health, code, colour), chip(tier, 44, colour));
     // The only line with escape sequences, all ours: a name has no characters that could be another's.
-    let _ = writeln!(out, "{health}  {tier}  {name}  {online} of {} nodes online", status.nodes.len());
+    let _ = write!(out, "{health}  {tier}  {name}  {online} of {} nodes online", status.nodes.len());
+    let _ = writeln!(out, "{}", seeds::summary(&status.seeds).map_or_else(String::new, |seeds| format!("  {seeds}")));
     for reason in &status.health.reasons {
         push_line(out, &format!("  {reason}"));
     }
@@ -188,13 +197,15 @@ fn connections(out: &mut String, connections: &[Connection]) {
     table(out, "CONNECTIONS", &["SERVICE", "PROVIDER", "PROTOCOL", "LOCAL"], rows);
 }
 
-/// One node or service in full, ending in a line feed.
+/// One node, service or seed in full, ending in a line feed; several with an empty line between them.
 #[must_use]
 pub fn inspect(inspected: &Inspected) -> String {
     let mut out = String::new();
     let fields = match inspected {
         Inspected::Node(node) => node_fields(node),
         Inspected::Service(service) => service_fields(service),
+        Inspected::Seed(seed) => seeds::fields(seed),
+        Inspected::Several { found } => return found.iter().map(inspect).collect::<Vec<String>>().join("\n"),
     };
     let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     for (name, values) in fields {
@@ -233,7 +244,12 @@ fn node_fields(node: &NodeDetail) -> Fields {
         ("addresses", row.addrs.iter().map(ToString::to_string).collect()),
         ("links", node.neighbours.iter().map(show_ref).collect()),
         ("provides", provided.collect()),
+        ("offers", node.offers.iter().map(|o| format!("{} MiB, {} cores to seeds", o.memory_mib, o.cores)).collect()),
+        ("hosts", node.hosts.clone()),
     ];
+    if node.draining {
+        fields.push(("leaving", vec!["it hands over what it hosts, and takes nothing new".into()]));
+    }
     if let Some(path) = &row.path {
         let remote = path.remote.map_or_else(String::new, |remote| format!(" to {remote}"));
         let (bytes_in, bytes_out) = (show_bytes(path.bytes_in), show_bytes(path.bytes_out));

@@ -1,6 +1,9 @@
 //! Snapshots of what operators and scripts see: a change here is a change of contract.
 
 use super::table::{Layout, Section};
+use pollen_common::identity::Digest;
+use pollen_common::views::{SeedVersion, VersionId};
+
 use super::*;
 use crate::control::handle::{About, Numbers};
 
@@ -56,6 +59,10 @@ fn inspect_as_json_and_text() {
     let sample = Sample::new();
     let node = inspect::node(sample.reading(), sample::key(2)).expect("berlin stands");
     let service = inspect::service(sample.reading(), &"api".parse().expect("a name")).expect("api is claimed");
+    let held = [(sample::hello_version().module, sample::held())].into();
+    let seed = inspect::seed(sample.reading(), &"hello".parse().expect("a name"), &held).expect("hello is claimed");
+    insta::assert_snapshot!("inspect_seed_json", json(&seed));
+    insta::assert_snapshot!("inspect_seed_text", table::inspect(&seed));
     insta::assert_snapshot!("inspect_node_json", json(&node));
     insta::assert_snapshot!("inspect_node_text", table::inspect(&node));
     insta::assert_snapshot!("inspect_service_json", json(&service));
@@ -76,7 +83,23 @@ fn sections_show_their_table_alone() {
     let only = |section| table::status(&Status::of(sample.reading()), Layout { section, ..NARROW });
     assert!(only(Section::Nodes).starts_with("NODES\n") && !only(Section::Nodes).contains("SERVICES"));
     assert!(only(Section::Services).starts_with("SERVICES\n") && !only(Section::Services).contains("NODES"));
+    assert!(only(Section::Seeds).starts_with("SEEDS\n") && !only(Section::Seeds).contains("SERVICES"));
     assert!(only(Section::Services).contains("CONNECTIONS\n") && !only(Section::Nodes).contains("CONNECTIONS"));
+}
+
+#[test]
+fn an_upgrade_shows_both_versions_and_who_still_serves_an_older_one() {
+    let mut sample = Sample::new();
+    let hello = sample.view.seeds.values_mut().next().expect("it is in the sample");
+    let next = SeedVersion { module: Digest([0xCD; 32]), image: true, idempotent: false, ..sample::hello_version() };
+    hello.versions.push(next);
+    hello.replicas.insert(next.id(), [sample::key(2)].into());
+    hello.replicas.insert(VersionId(Digest([9; 32])), [sample::key(1)].into());
+    let name = hello.name.clone();
+    let seed = inspect::seed(sample.reading(), &name, &BTreeMap::new()).expect("hello is claimed");
+    insta::assert_snapshot!("upgrade_inspected", table::inspect(&seed));
+    let only = Layout { section: Section::Seeds, ..NARROW };
+    insta::assert_snapshot!("upgrade_in_the_table", table::status(&Status::of(sample.reading()), only));
 }
 
 #[test]
@@ -97,6 +120,11 @@ fn health_says_what_is_wrong() {
 
     sample.view.nodes.remove(&sample::key(1));
     assert_eq!(Health::of(sample.reading()).state, HealthState::Unhealthy);
+
+    let mut sample = Sample::new();
+    let hello = sample.view.seeds.values_mut().next().expect("it is in the sample");
+    (hello.owner, hello.replicas) = (sample.view.me, BTreeMap::new());
+    assert_eq!(Health::of(sample.reading()).reasons, ["no node is ready to serve: hello"]);
 
     let mut sample = Sample::new();
     sample.view.me = sample::key(3);

@@ -148,7 +148,7 @@ pub struct HeldModule {
 pub struct EngineStanding {
     /// `pooling`, `on_demand`, or `none` where guests cannot run here.
     pub allocator: String,
-    /// How a used instance's memory is made blank: `pagemap_scan`, `keep`, `decommit`.
+    /// How a used instance's memory is made new: `touched_pages`, `lowest_pages`, `unmapped`.
     pub reset: String,
     /// Instances at a time.
     pub slots: u64,
@@ -199,6 +199,10 @@ pub struct EngineNumbers {
     pub standing: Option<EngineStanding>,
     /// Instances there are now.
     pub instances: u64,
+    /// What running guests hold, in bytes.
+    pub memory_bytes: u64,
+    /// What idle slots keep for the next call, in bytes.
+    pub kept_bytes: u64,
     /// Modules made ready, by how: `compiled`, `cached`, `failed`.
     pub compilations: BTreeMap<String, u64>,
 }
