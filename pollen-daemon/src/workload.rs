@@ -5,6 +5,8 @@
 //! The rooms: `module` makes what was published runnable, `engine` runs it, `guest` is what it may import, `replicas`
 //! executes what the core wants hosted, `calls` brings calls to instances.
 
+pub mod module;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
