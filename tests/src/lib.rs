@@ -3,10 +3,12 @@
 //! Invariant: dropping a [`lab::Lab`] leaves nothing behind, and [`lab::sweep`] clears what a killed process left.
 
 pub mod binary;
+pub mod calls;
 pub mod cluster;
 pub mod lab;
 pub mod netns;
 pub mod patience;
 pub mod pln;
+pub mod seeds;
 pub mod status;
 pub mod traffic;

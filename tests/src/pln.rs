@@ -82,10 +82,26 @@ impl Pln {
     /// # Errors
     /// If it cannot be started or hangs.
     pub fn run(&self, args: &[&str]) -> Result<Output> {
+        self.run_with(args, &[])
+    }
+
+    /// The same with `input` on its standard input.
+    ///
+    /// # Errors
+    /// As [`Pln::run`].
+    pub fn run_with(&self, args: &[&str], input: &[u8]) -> Result<Output> {
         std::fs::create_dir_all(self.host.dir())?;
         let mut command = self.command(args);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        if !input.is_empty() {
+            command.stdin(Stdio::piped());
+        }
         let mut child = command.spawn().with_context(|| format!("{:?}", binary::pln()))?;
+        let writer = child.stdin.take().map(|mut stdin| {
+            let input = input.to_owned();
+            // A command that fails may not read it to the end.
+            std::thread::spawn(move || stdin.write_all(&input).unwrap_or_default())
+        });
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let read = |pipe: Option<Box<dyn std::io::Read + Send>>| {
             std::thread::spawn(move || {
@@ -99,7 +115,11 @@ impl Pln {
         let joined = |reader: std::thread::JoinHandle<std::io::Result<Vec<u8>>>| {
             reader.join().map_err(|_| anyhow::anyhow!("the reader of a pipe panicked"))
         };
-        Ok(Output { status, stdout: joined(stdout)??, stderr: joined(stderr)?? })
+        let output = Output { status, stdout: joined(stdout)??, stderr: joined(stderr)?? };
+        if writer.is_some_and(|writer| writer.join().is_err()) {
+            bail!("the writer of a pipe panicked");
+        }
+        Ok(output)
     }
 
     /// Runs a command that must succeed; returns what it printed, trimmed.
@@ -235,9 +255,22 @@ impl Pln {
     /// # Errors
     /// If there is none.
     pub fn resident_kib(&self) -> Result<u64> {
+        Ok(self.process("VmRSS:")?.trim_end_matches(" kB").parse()?)
+    }
+
+    /// How many threads the daemon has.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn threads(&self) -> Result<usize> {
+        Ok(self.process("Threads:")?.parse()?)
+    }
+
+    /// A field of what the kernel says of the daemon's process.
+    fn process(&self, field: &str) -> Result<String> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS: the daemon ended")?;
-        Ok(line.trim().trim_end_matches(" kB").parse()?)
+        let value = status.lines().find_map(|line| line.strip_prefix(field));
+        Ok(value.with_context(|| format!("no {field} the daemon ended"))?.trim().to_owned())
     }
 
     /// The last lines of the daemon's log.

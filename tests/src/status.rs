@@ -62,6 +62,24 @@ impl Status {
             .collect()
     }
 
+    /// What it says of a seed, if it knows it.
+    ///
+    /// # Errors
+    /// If the document has another shape.
+    pub fn seed(&self, name: &str) -> Result<Option<&Value>> {
+        Ok(self.array("seeds")?.iter().find(|seed| seed["name"] == name))
+    }
+
+    /// The names of the nodes that are ready to serve the version of a seed that answers by name.
+    ///
+    /// # Errors
+    /// If the document has another shape.
+    pub fn hosts(&self, seed: &str) -> Result<BTreeSet<String>> {
+        let Some(seed) = self.seed(seed)? else { return Ok(BTreeSet::new()) };
+        let ready = seed["ready"].as_array().context("a seed without `ready`")?;
+        ready.iter().map(|node| Ok(node["name"].as_str().context("a host without a name")?.to_owned())).collect()
+    }
+
     /// The digests of the replicated document, equal on nodes whose documents are.
     ///
     /// # Errors

@@ -4,8 +4,8 @@
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -115,6 +115,40 @@ impl Drop for Server {
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             eprintln!("the server on port {} had panicked", self.port);
         }
+    }
+}
+
+/// Where a server's connections wait until a scenario lets them go.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(Mutex<Door>, Condvar)>);
+
+#[derive(Default)]
+struct Door {
+    waiting: usize,
+    open: bool,
+}
+
+impl Gate {
+    /// Waits until the gate is open.
+    pub fn pass(&self) {
+        let mut door = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        door.waiting += 1;
+        while !door.open {
+            door = self.0.1.wait(door).unwrap_or_else(PoisonError::into_inner);
+        }
+        door.waiting -= 1;
+    }
+
+    /// How many wait before it.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).waiting
+    }
+
+    /// Lets all pass, from now on.
+    pub fn open(&self) {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).open = true;
+        self.0.1.notify_all();
     }
 }
 

@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use tests::{binary, lab};
 
-use crate::{ebpf, needs, shell};
+use crate::{ebpf, needs, seeds, shell};
 
 #[derive(clap::Args, Debug)]
 pub struct Flags {
@@ -28,15 +28,20 @@ pub fn run(flags: &Flags) -> Result<()> {
         "PLN_REQUIRE is set, and cannot be tested: {}",
         left_out.join("; ")
     );
+    // Go may be left out anywhere: seeds in Go are tested where it is installed.
+    let seeds = seeds::build(flags.needs)?;
+    left_out.extend(seeds.left_out);
 
     // Once for all: the scenarios would each ask cargo.
     let pln = binary::build("dev")?;
     let mut test = shell::cargo();
-    test.args(["test", "--workspace", "--features", "pollen-common/sim"]).env("PLN_BIN", &pln);
+    test.args(["test", "--workspace", "--features", "pollen-common/sim"])
+        .env("PLN_BIN", &pln)
+        .env("PLN_SEEDS", &seeds.dir);
     shell::run(&mut test)?;
 
     let mut demo = std::process::Command::new(std::env::current_exe()?);
-    demo.args(["demo", "--once"]).env("PLN_BIN", &pln).current_dir(shell::tree());
+    demo.args(["demo", "--once"]).env("PLN_BIN", &pln).env("PLN_SEEDS", &seeds.dir).current_dir(shell::tree());
     if flags.needs.no_install {
         demo.arg("--no-install");
     }

@@ -13,6 +13,14 @@ import (
 	"github.com/extism/go-pdk"
 )
 
+// What Pollen offers beyond Extism. Text and bytes travel as offsets in Extism's memory; 0 is a request that failed.
+
+//go:wasmimport extism:host/user pollen_request
+func pollenRequest(uri, input uint64) uint64
+
+//go:wasmimport extism:host/user pollen_log
+func pollenLog(level, message uint64)
+
 // Built before the first function runs, in every instance: the start that `pln seed --image` takes once.
 var (
 	word  = regexp.MustCompile(`\p{L}[\p{L}\p{N}'-]*`)
@@ -54,6 +62,24 @@ func find() int32 {
 		return 1
 	}
 	pdk.OutputString(fmt.Sprint(number))
+	return 0
+}
+
+// Asks the seed or the service that the input's first line names, and gives back what it answers to the rest.
+//
+//go:wasmexport ask
+func ask() int32 {
+	uri, input, _ := strings.Cut(pdk.InputString(), "\n")
+	const info = 1
+	to, what, note := pdk.AllocateString(uri), pdk.AllocateString(input), pdk.AllocateString("asking "+uri)
+	pollenLog(info, note.Offset())
+	answer := pollenRequest(to.Offset(), what.Offset())
+	if answer == 0 {
+		pdk.SetErrorString(uri + " gave no answer; the log of this node says why")
+		return 1
+	}
+	memory := pdk.FindMemory(answer)
+	pdk.Output(memory.ReadBytes())
 	return 0
 }
 
