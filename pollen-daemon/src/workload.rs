@@ -5,6 +5,9 @@
 //! The rooms: `module` makes what was published runnable, `engine` runs it, `guest` is what it may import, `replicas`
 //! executes what the core wants hosted, `calls` brings calls to instances.
 
+pub mod engine;
+pub mod guest;
+pub mod module;
 pub mod module;
 
 use std::collections::BTreeMap;
@@ -69,6 +72,11 @@ pub trait World: Send + Sync + 'static {
 
     /// A line that the guest wrote.
     fn log(&self, invocation: &Invocation, level: LogLevel, message: &str);
+
+    /// The least grave level that is worth a guest's effort: what is below it is not even written.
+    fn log_level(&self) -> LogLevel {
+        LogLevel::Trace
+    }
 }
 
 /// Why a call that began here gave no output. Each limit names itself.
@@ -84,6 +92,12 @@ pub enum CallError {
     OutputTooLarge { bytes: u64, max: usize },
     #[error("it reached its memory limit of {} MiB", .max_bytes / (1024 * 1024))]
     Memory { max_bytes: u64 },
+    /// Of all guests of this node together. Nothing ran if it was reached before the call began.
+    #[error("the guests of this node reached their memory budget of {} MiB", .max_bytes / (1024 * 1024))]
+    NodeMemory { max_bytes: u64, ran: bool },
+    /// Of what it asks the host to keep for it: input, output, variables, messages.
+    #[error("it reached the limit of {} MiB for what passes between it and its host", .max_bytes / (1024 * 1024))]
+    Blocks { max_bytes: u64 },
     #[error("it reached its time limit of {} s", .0.as_secs_f64())]
     Time(Duration),
     #[error("the caller's deadline passed")]
@@ -100,7 +114,10 @@ impl CallError {
     /// Whether nothing of the guest has run, so that the call may be made elsewhere.
     #[must_use]
     pub const fn never_ran(&self) -> bool {
-        matches!(self, Self::NoFunction(_) | Self::PoolFull(_) | Self::InputTooLarge { .. })
+        matches!(
+            self,
+            Self::NoFunction(_) | Self::PoolFull(_) | Self::InputTooLarge { .. } | Self::NodeMemory { ran: false, .. }
+        )
     }
 
     /// The reason as a metric's label.
@@ -112,6 +129,8 @@ impl CallError {
             Self::InputTooLarge { .. } => "input_too_large",
             Self::OutputTooLarge { .. } => "output_too_large",
             Self::Memory { .. } => "memory_limit",
+            Self::NodeMemory { .. } => "node_memory",
+            Self::Blocks { .. } => "block_limit",
             Self::Time(_) => "time_limit",
             Self::Deadline => "deadline",
             Self::Stack { .. } => "stack_limit",

@@ -1,0 +1,77 @@
+//! How much memory all guests of this node have together. Invariant: what was taken comes back, and no more is given
+//! than there is.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Of what an instance has from its start, the share that is taken from the budget, as a divisor. Most of it is room
+/// that was made so that allocators need not ask for more; guests of today's PDKs touch less than a tenth of it in a
+/// small call. What an instance gains later is taken whole: it asked for that because it needs it.
+const INITIAL_SHARE: u64 = 8;
+
+/// Memory for guests, in bytes.
+pub struct Budget {
+    total: u64,
+    used: AtomicU64,
+}
+
+/// What an instance has from its start, until it is dropped.
+pub struct Place<'a> {
+    budget: &'a Budget,
+    bytes: u64,
+}
+
+impl Budget {
+    pub const fn new(total_bytes: u64) -> Self {
+        Self { total: total_bytes, used: AtomicU64::new(0) }
+    }
+
+    pub const fn total_bytes(&self) -> u64 {
+        self.total
+    }
+
+    pub fn used_bytes(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Takes `bytes`, to be given back; false when they are not there.
+    pub fn take(&self, bytes: u64) -> bool {
+        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > self.total {
+            self.give(bytes);
+            return false;
+        }
+        true
+    }
+
+    pub fn give(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Room for an instance that begins with `initial_bytes`.
+    pub fn place(&self, initial_bytes: u64) -> Option<Place<'_>> {
+        let bytes = initial_bytes / INITIAL_SHARE;
+        self.take(bytes).then_some(Place { budget: self, bytes })
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.budget.give(self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_given_than_there_is_and_what_was_taken_comes_back() {
+        let budget = Budget::new(100);
+        let place = budget.place(80).expect("there is room");
+        assert!(budget.take(90) && !budget.take(1));
+        drop(place);
+        assert!(budget.take(10));
+        budget.give(100);
+        assert_eq!(budget.used_bytes(), 0);
+    }
+}

@@ -1,0 +1,170 @@
+//! Memory that slots of the pool keep after a call, and how it goes back to the kernel once a load is over.
+//!
+//! A pool's slot keeps the pages that calls touched, which makes the next call fast and would hold hundreds of
+//! megabytes for ever after one busy second. wasmtime has no way to empty a slot that is not in use, so it is put to
+//! use: as many instances as ran at once are made again, which takes those very slots (the last used first), their
+//! memory is given back, and they are dropped without having run.
+//! Invariant: only memory of instances that are held here is given back.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use pollen_common::identity::Digest;
+use pollen_common::views::VersionId;
+use tokio::time::{Instant, timeout};
+use wasmtime::{Extern, InstancePre, ModuleExport, Store};
+
+use super::Engine;
+use crate::workload::guest::{CallState, Exports};
+
+/// How long after a call its slots are emptied: well within a minute, and rare enough to cost nothing under load.
+const SWEEP_AFTER: Duration = Duration::from_secs(15);
+/// Instances that are made before calls have their turn again.
+const SWEEP_PIECE: usize = 16;
+/// The longest that one sweep of a module may take: instances may run a start function of their own.
+const SWEEP_MAX: Duration = Duration::from_secs(2);
+
+/// What each worker has to sweep.
+pub(in crate::workload) struct Warm {
+    modules: Mutex<Vec<Arc<Slots>>>,
+    armed: Vec<AtomicBool>,
+}
+
+/// The slots that a module's calls were in.
+pub(in crate::workload) struct Slots {
+    pre: InstancePre<CallState>,
+    exports: Arc<Exports>,
+    at: Vec<AtWorker>,
+}
+
+/// Calls of a module on one worker. The pool keeps its slots apart by thread, so each thread sweeps its own.
+/// A cache line for each, as every call counts here.
+#[derive(Default)]
+#[repr(align(128))]
+struct AtWorker {
+    now: AtomicUsize,
+    peak: AtomicUsize,
+}
+
+/// A call that is counted, until it is dropped.
+pub(in crate::workload) struct Counted<'a>(&'a AtWorker);
+
+impl Warm {
+    pub(super) fn new(workers: usize) -> Self {
+        Self { modules: Mutex::default(), armed: (0..workers).map(|_| AtomicBool::new(false)).collect() }
+    }
+
+    /// Slots for the calls of a module that was just prepared.
+    pub(in crate::workload) fn add(&self, pre: InstancePre<CallState>, exports: Arc<Exports>) -> Arc<Slots> {
+        let at = self.armed.iter().map(|_| AtWorker::default()).collect();
+        let slots = Arc::new(Slots { pre, exports, at });
+        self.modules.lock().expect("nothing panics while it looks").push(Arc::clone(&slots));
+        slots
+    }
+
+    /// What has to be swept on a worker: each module, and how many of its instances ran at once since the last time.
+    /// Modules that are gone and have nothing left to sweep are forgotten.
+    fn take(&self, worker: usize) -> Vec<(Arc<Slots>, usize)> {
+        let mut modules = self.modules.lock().expect("nothing panics while it looks");
+        modules.retain(|slots| Arc::strong_count(slots) > 1 || slots.at.iter().any(AtWorker::has_run));
+        modules.iter().map(|slots| (Arc::clone(slots), slots.at[worker].take())).filter(|(_, peak)| *peak > 0).collect()
+    }
+}
+
+impl Slots {
+    pub(in crate::workload) fn count(&self, worker: usize) -> Counted<'_> {
+        let at = &self.at[worker];
+        let now = at.now.fetch_add(1, Ordering::Relaxed) + 1;
+        at.peak.fetch_max(now, Ordering::Relaxed);
+        Counted(at)
+    }
+}
+
+impl AtWorker {
+    fn has_run(&self) -> bool {
+        self.peak.load(Ordering::Relaxed) > 0
+    }
+
+    fn take(&self) -> usize {
+        self.peak.swap(self.now.load(Ordering::Relaxed), Ordering::Relaxed)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Engine {
+    /// Sees to it that this worker's slots are emptied some time after a call. To be called on the worker.
+    pub(in crate::workload) fn sweep_later(&self, worker: usize) {
+        let armed = &self.0.warm.armed[worker];
+        if armed.load(Ordering::Relaxed) || armed.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let engine = Arc::downgrade(&self.0);
+        tokio::spawn(async move {
+            tokio::time::sleep(SWEEP_AFTER).await;
+            if let Some(shared) = engine.upgrade() {
+                Self(shared).sweep(worker).await;
+            }
+        });
+    }
+
+    /// Gives the memory of idle slots back to the kernel: those of the calls that ran on this worker.
+    pub(in crate::workload) async fn sweep(&self, worker: usize) {
+        // Calls from now on are for the next sweep.
+        self.0.warm.armed[worker].store(false, Ordering::Relaxed);
+        for (slots, peak) in self.0.warm.take(worker) {
+            // What could not be swept in time waits for the next one.
+            let _ = timeout(SWEEP_MAX, self.empty(&slots, peak)).await;
+        }
+        if self
+            .0
+            .warm
+            .modules
+            .lock()
+            .expect("nothing panics while it looks")
+            .iter()
+            .any(|slots| slots.at[worker].has_run())
+        {
+            self.sweep_later(worker);
+        }
+    }
+
+    async fn empty(&self, slots: &Slots, peak: usize) {
+        let mut held = Vec::with_capacity(peak);
+        for index in 0..peak {
+            if index % SWEEP_PIECE == SWEEP_PIECE - 1 {
+                tokio::task::yield_now().await;
+            }
+            // No place, no sweep: calls come first.
+            let Ok(place) = self.admit(0) else { break };
+            let state = CallState::of_nobody(
+                VersionId(Digest([0; 32])),
+                Arc::clone(&slots.exports),
+                self.budget(),
+                Instant::now() + SWEEP_MAX,
+            );
+            let mut store = self.store(state);
+            let Ok(instance) = slots.pre.instantiate_async(&mut store).await else { break };
+            for export in [slots.exports.memory, slots.exports.kernel] {
+                give_back(&mut store, &instance, &export);
+            }
+            held.push((store, place));
+        }
+    }
+}
+
+/// Unmaps the pages of an instance's memory: they are as they were at its start when they are next touched.
+fn give_back(store: &mut Store<CallState>, instance: &wasmtime::Instance, export: &ModuleExport) {
+    let Some(Extern::Memory(memory)) = instance.get_module_export(&mut *store, export) else { return };
+    let bytes = memory.data_mut(&mut *store);
+    // SAFETY: the range is a linear memory of an instance that this function's caller holds and nothing else refers to;
+    // wasmtime maps linear memories from the start of a page on, and the kernel refuses a range that does not begin at
+    // one. Pages become zero, or those of the module's image again: valid contents for bytes either way.
+    // A refusal leaves the memory resident, which is no fault.
+    unsafe { libc::madvise(bytes.as_mut_ptr().cast(), bytes.len(), libc::MADV_DONTNEED) };
+}

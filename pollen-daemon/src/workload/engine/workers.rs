@@ -1,0 +1,171 @@
+//! The threads that guests run on, each with a runtime of its own. Must not know what runs. Invariant: the number of
+//! threads is constant, and none of them serves the mesh or the control socket.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::thread;
+
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+thread_local! {
+    /// Which pool of workers this thread belongs to, by address, and its place there.
+    static WORKER: Cell<Option<(usize, usize)>> = const { Cell::new(None) };
+}
+
+/// A pool of worker threads. They end when it is dropped.
+pub struct Workers {
+    workers: Vec<Worker>,
+    /// Dropped with the pool, which is what the threads wait for.
+    _running: watch::Sender<()>,
+}
+
+struct Worker {
+    runtime: Handle,
+    load: Arc<AtomicUsize>,
+}
+
+impl Workers {
+    pub fn start(count: usize) -> io::Result<Arc<Self>> {
+        let (running, ended) = watch::channel(());
+        let mut workers = Vec::with_capacity(count);
+        let mut starts = Vec::with_capacity(count);
+        for index in 0..count {
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            workers.push(Worker { runtime: runtime.handle().clone(), load: Arc::default() });
+            let (start, pool) = std::sync::mpsc::channel::<usize>();
+            starts.push(start);
+            let mut ended = ended.clone();
+            thread::Builder::new().name(format!("pln-guests-{index}")).spawn(move || {
+                let Ok(pool) = pool.recv() else { return };
+                WORKER.set(Some((pool, index)));
+                // Ends with an error when the sender is gone.
+                runtime.block_on(async { while ended.changed().await.is_ok() {} });
+                // Guests that still run are dropped where they are.
+                runtime.shutdown_background();
+            })?;
+        }
+        let pool = Arc::new(Self { workers, _running: running });
+        for start in starts {
+            // A thread that is gone already has nothing to start.
+            let _ = start.send(pool.identity());
+        }
+        Ok(pool)
+    }
+
+    pub fn count(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// The place of the current thread among the workers, if it is one.
+    pub fn here(&self) -> Option<usize> {
+        WORKER.get().filter(|(pool, _)| *pool == self.identity()).map(|(_, index)| index)
+    }
+
+    /// Runs `future` on the worker that has the least to do. It is dropped when the returned task is.
+    pub fn spawn<F>(&self, future: F) -> Task<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send,
+    {
+        let least = (0..self.workers.len())
+            .min_by_key(|index| self.workers[*index].load.load(Ordering::Relaxed))
+            .expect("a pool has workers");
+        self.spawn_on(least, future)
+    }
+
+    /// Runs `future` on one worker.
+    pub fn spawn_on<F>(&self, index: usize, future: F) -> Task<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send,
+    {
+        let worker = &self.workers[index];
+        let busy = Busy::new(&worker.load);
+        Task(worker.runtime.spawn(async move {
+            let _busy = busy;
+            future.await
+        }))
+    }
+
+    fn identity(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+}
+
+struct Busy(Arc<AtomicUsize>);
+
+impl Busy {
+    fn new(load: &Arc<AtomicUsize>) -> Self {
+        load.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(load))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What runs on a worker. Gives `None` when it panicked or the workers are gone.
+pub struct Task<T>(JoinHandle<T>);
+
+impl<T> Future for Task<T> {
+    type Output = Option<T>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T>> {
+        Pin::new(&mut self.0).poll(context).map(Result::ok)
+    }
+}
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn work_goes_to_the_worker_that_has_the_least_to_do() {
+        let workers = Workers::start(2).expect("threads are left");
+        let at = |workers: &Arc<Workers>| {
+            let workers = Arc::clone(workers);
+            async move { workers.here() }
+        };
+        let (hold, held) = tokio::sync::oneshot::channel::<()>();
+        let first = workers.spawn(async move { held.await.is_ok() });
+        for _ in 0..3 {
+            assert_eq!(workers.spawn(at(&workers)).await, Some(Some(1)), "the first one is busy");
+        }
+        hold.send(()).expect("it waits");
+        assert_eq!(first.await, Some(true));
+        assert_eq!(workers.here(), None, "the test's own thread is no worker");
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_any_more_is_dropped() {
+        let workers = Workers::start(1).expect("threads are left");
+        let (hold, held) = tokio::sync::oneshot::channel::<()>();
+        drop(workers.spawn(held));
+        let mut hold = hold;
+        hold.closed().await;
+        assert_eq!(workers.spawn(async { 1 }).await, Some(1));
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_its_own_task_only() {
+        let workers = Workers::start(1).expect("threads are left");
+        assert_eq!(workers.spawn(async { panic!("as planned") }).await, None::<()>);
+        assert_eq!(workers.spawn(async { 2 }).await, Some(2));
+    }
+}
