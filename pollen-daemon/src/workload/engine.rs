@@ -31,7 +31,8 @@ pub use settings::{Instances, Reset, STACK_BYTES_MAX};
 use ticker::Ticker;
 pub(super) use warm::Slots;
 use warm::Warm;
-use workers::{Task, Workers};
+pub use workers::Task;
+use workers::Workers;
 
 /// What an engine is given.
 #[derive(Clone)]

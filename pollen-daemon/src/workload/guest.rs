@@ -25,9 +25,6 @@ use super::module;
 use super::{BODY_BYTES_MAX, CallError, Invocation, World};
 pub(super) use state::CallState;
 
-/// Mutable global, i32: whether the last growth of the guest's memory was refused by its limit.
-const MEMORY_REFUSED: &str = "pln:memory-refused";
-
 /// What a host function gives to its guest, or the trap that ends it.
 type HostResult<T> = wasmtime::Result<T>;
 
@@ -63,7 +60,7 @@ pub(super) struct Exports {
     output_length: ModuleExport,
     error_offset: ModuleExport,
     /// Whether the last attempt of the guest to grow its memory was refused.
-    memory_refused: Option<ModuleExport>,
+    memory_refused: ModuleExport,
 }
 
 /// A module without what every merged module has: our own merge is at fault.
@@ -83,7 +80,7 @@ impl Exports {
             output_offset: find(module::OUTPUT_OFFSET)?,
             output_length: find(module::OUTPUT_LENGTH)?,
             error_offset: find(module::ERROR_OFFSET)?,
-            memory_refused: module.get_export_index(MEMORY_REFUSED),
+            memory_refused: find(module::MEMORY_REFUSED)?,
         })
     }
 }

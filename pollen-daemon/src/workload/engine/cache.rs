@@ -188,7 +188,7 @@ mod tests {
         assert!(matches!(cache.load("a-1"), Found::Nothing));
         cache.store("a-1", b"code").expect("the disk has room");
         assert_eq!(stored(&cache, "a-1").as_deref(), Some(&b"code"[..]));
-        let other = Cache::open(cache.dir.clone(), [8; 32]).expect("it opens");
+        let other = Cache::open(cache.dir, [8; 32]).expect("it opens");
         assert!(matches!(other.load("a-1"), Found::Damaged), "written with another key");
     }
 
@@ -223,7 +223,7 @@ mod tests {
         let (_dir, cache) = cache();
         fs::write(cache.dir.join("half.tmp"), b"ha").expect("it is ours");
         fs::set_permissions(&cache.dir, fs::Permissions::from_mode(0o755)).expect("it is ours");
-        let again = Cache::open(cache.dir.clone(), [7; 32]).expect("it opens");
+        let again = Cache::open(cache.dir, [7; 32]).expect("it opens");
         assert_eq!(fs::metadata(&again.dir).expect("it is there").mode() & 0o777, 0o700);
         assert!(!again.dir.join("half.tmp").exists());
     }

@@ -88,10 +88,10 @@ impl Workers {
     {
         let worker = &self.workers[index];
         let busy = Busy::new(&worker.load);
-        Task(worker.runtime.spawn(async move {
+        Task(Some(worker.runtime.spawn(async move {
             let _busy = busy;
             future.await
-        }))
+        })))
     }
 
     fn identity(&self) -> usize {
@@ -115,19 +115,32 @@ impl Drop for Busy {
 }
 
 /// What runs on a worker. Gives `None` when it panicked or the workers are gone.
-pub struct Task<T>(JoinHandle<T>);
+#[must_use = "dropping it stops what runs"]
+pub struct Task<T>(Option<JoinHandle<T>>);
+
+impl<T> Task<T> {
+    /// Lets it run on though nobody waits for it.
+    pub fn detach(mut self) {
+        self.0 = None;
+    }
+}
 
 impl<T> Future for Task<T> {
     type Output = Option<T>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T>> {
-        Pin::new(&mut self.0).poll(context).map(Result::ok)
+        match &mut self.0 {
+            Some(handle) => Pin::new(handle).poll(context).map(Result::ok),
+            None => Poll::Ready(None),
+        }
     }
 }
 
 impl<T> Drop for Task<T> {
     fn drop(&mut self) {
-        self.0.abort();
+        if let Some(handle) = &self.0 {
+            handle.abort();
+        }
     }
 }
 
@@ -160,6 +173,14 @@ mod tests {
         let mut hold = hold;
         hold.closed().await;
         assert_eq!(workers.spawn(async { 1 }).await, Some(1));
+    }
+
+    #[tokio::test]
+    async fn what_is_detached_runs_on() {
+        let workers = Workers::start(1).expect("threads are left");
+        let (tell, told) = tokio::sync::oneshot::channel();
+        workers.spawn(async move { tell.send(5) }).detach();
+        assert_eq!(told.await, Ok(5));
     }
 
     #[tokio::test]

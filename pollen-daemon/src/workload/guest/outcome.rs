@@ -41,7 +41,7 @@ impl Ready {
         store: &mut Store<CallState>,
         instance: &Instance,
     ) -> CallError {
-        let refused = self.exports.memory_refused.is_some_and(|refused| super::global(store, instance, &refused) != 0);
+        let refused = super::global(store, instance, &self.exports.memory_refused) != 0;
         self.explain(error, store, refused)
     }
 
