@@ -4,6 +4,7 @@
 
 mod budget;
 mod cache;
+mod image;
 mod numbers;
 mod prepare;
 mod settings;
@@ -23,6 +24,7 @@ use super::guest::{self, CallState, Exports};
 pub use budget::Budget;
 use budget::Place;
 use cache::Cache;
+pub use image::TakeError;
 use numbers::Counters;
 pub use numbers::EngineNumbers;
 use prepare::Preparations;

@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, oneshot};
 use wasmtime::Module;
 
 use super::cache::Found;
-use super::{Engine, numbers};
+use super::{Engine, TakeError, image, numbers};
 use crate::workload::guest::{Guest, Incomplete};
 use crate::workload::module::{self, MERGE_VERSION, ModuleError, ModuleOptions};
 
@@ -32,6 +32,8 @@ pub enum PrepareError {
     WrongBytes(Digest),
     #[error(transparent)]
     Module(#[from] ModuleError),
+    #[error(transparent)]
+    Image(#[from] TakeError),
     #[error("it does not compile: {0}")]
     Compile(String),
     #[error("it does not fit the engine: {0}")]
@@ -118,6 +120,12 @@ impl Engine {
 
     fn compile(&self, name: &str, wasm: &[u8], version: &SeedVersion) -> Result<Compiled, PrepareError> {
         let merged = module::merge(wasm, &ModuleOptions { memory_bytes: version.memory_bytes })?;
+        let merged = if version.image {
+            numbers::count(&self.0.counters.images);
+            image::take(merged, version.memory_bytes)?
+        } else {
+            merged
+        };
         let module = Module::new(&self.0.wasmtime, &merged.wasm)
             .map_err(|error| PrepareError::Compile(error.root_cause().to_string()))?;
         numbers::count(&self.0.counters.compilations);

@@ -99,8 +99,13 @@ pub fn probe(slots: NonZeroUsize) -> Result<(wasmtime::Engine, Instances), Unabl
         }
         fewer /= 2;
     }
-    let engine = wasmtime::Engine::new(&on_demand()).map_err(|error| Unable(error.root_cause().to_string()))?;
+    let engine = apart().map_err(|error| Unable(error.root_cause().to_string()))?;
     Ok((engine, Instances::OnDemand { slots: wanted, why }))
+}
+
+/// An engine without a pool, for what does not run as a call.
+pub fn apart() -> wasmtime::Result<wasmtime::Engine> {
+    wasmtime::Engine::new(&on_demand())
 }
 
 fn pooled(slots: usize, reset: Reset) -> Config {
@@ -176,6 +181,6 @@ mod tests {
 
     #[test]
     fn an_engine_without_a_pool_is_configured_validly() {
-        assert!(wasmtime::Engine::new(&on_demand()).is_ok());
+        assert!(apart().is_ok());
     }
 }

@@ -1,6 +1,7 @@
 //! Guests on a real engine, written as text or built by the examples' compilers.
 
 mod host;
+mod images;
 mod isolation;
 mod limits;
 mod wasi;
