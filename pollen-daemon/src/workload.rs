@@ -8,7 +8,6 @@
 pub mod engine;
 pub mod guest;
 pub mod module;
-pub mod module;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

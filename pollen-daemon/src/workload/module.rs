@@ -19,7 +19,7 @@ pub use merge::merge;
 /// Bytes of a WebAssembly page.
 pub const PAGE_BYTES: u64 = 64 * 1024;
 /// The format of what [`merge`] gives: part of the compile cache's key, raised with any change of the output.
-pub const MERGE_VERSION: u32 = 1;
+pub const MERGE_VERSION: u32 = 2;
 /// The most bytes of Extism blocks in one instance: input, output, and what host functions bring. As `kernel.wat` says.
 pub const KERNEL_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// What a guest's memory has beyond its initial size from the start, so that allocators ask the kernel for nothing:
@@ -40,6 +40,8 @@ pub const INPUT: &str = "pln:input";
 pub const LENGTH: &str = "pln:length";
 /// `() -> i32`: pages that the guest's memory has by its own reckoning.
 pub const MEMORY_SIZE: &str = "pln:memory-size";
+/// Mutable global, i32: 1 when the guest's last attempt to grow its memory was beyond its limit.
+pub const MEMORY_REFUSED: &str = "pln:memory-refused";
 /// Mutable global, i64: where the output lies in [`KERNEL`].
 pub const OUTPUT_OFFSET: &str = "pln:output-offset";
 /// Mutable global, i64: the output's length in bytes. Was within the memory when it was set.

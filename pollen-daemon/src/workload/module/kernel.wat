@@ -15,6 +15,8 @@
   ;; Pages of the guest's memory: how many it may have, and how many it thinks it has. Set by the merge.
   (global $limit (export "merge:limit") i32 (i32.const 0))
   (global $pages (export "merge:pages") (mut i32) (i32.const 0))
+  ;; Whether the last attempt to have more was refused: then it is what brought the guest down, should it end.
+  (global $refused (export "pln:memory-refused") (mut i32) (i32.const 0))
 
   ;; The end of all blocks: 0 to 16 is never a block, so that offset 0 is nothing.
   (global $position (mut i32) (i32.const 16))
@@ -217,8 +219,8 @@
     (local.set $old (global.get $pages))
     (local.set $new
       (i64.add (i64.extend_i32_u (local.get $old)) (i64.extend_i32_u (local.get $more))))
-    (if (i64.gt_u (local.get $new) (i64.extend_i32_u (global.get $limit)))
-      (then (return (i32.const -1))))
+    (global.set $refused (i64.gt_u (local.get $new) (i64.extend_i32_u (global.get $limit))))
+    (if (global.get $refused) (then (return (i32.const -1))))
     (local.set $real (memory.size $guest))
     (if (i64.gt_u (local.get $new) (i64.extend_i32_u (local.get $real)))
       (then
