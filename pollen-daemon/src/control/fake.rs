@@ -18,6 +18,7 @@ use crate::status::sample;
 
 pub(crate) struct Fake {
     dir: PathBuf,
+    view: Arc<View>,
     asked: Mutex<Asked>,
     events: broadcast::Sender<EventRecord>,
     logs: broadcast::Sender<String>,
@@ -42,6 +43,7 @@ impl Fake {
     pub(crate) fn new(dir: &Path) -> Arc<Self> {
         Arc::new(Self {
             dir: dir.to_owned(),
+            view: Arc::new(sample::view()),
             asked: Mutex::default(),
             events: broadcast::channel(4).0,
             logs: broadcast::channel(4).0,
@@ -78,7 +80,7 @@ impl Daemon for Fake {
     }
 
     fn view(&self) -> Arc<View> {
-        Arc::new(sample::view())
+        Arc::clone(&self.view)
     }
 
     fn numbers(&self) -> Numbers {

@@ -19,6 +19,7 @@ use super::http::Limits;
 use super::refused::{Refused, Tally};
 use super::server::BODY_BYTES_MAX;
 
+mod pace;
 mod seeds;
 
 struct Running {

@@ -1,6 +1,8 @@
 //! One small cluster for the tests of this crate: three nodes, a shared service with a conflict, one unnamed service, a seed.
 //! Invariant: fixed, for snapshots are taken of it.
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use pollen_common::identity::{ClusterId, Digest, NodeKey, SecretKey};
@@ -37,7 +39,10 @@ pub(crate) fn held() -> HeldModule {
 }
 
 pub(crate) fn key(i: u8) -> NodeKey {
-    SecretKey::from_seed(&[i; 32]).public()
+    // Deriving one takes longer than all that is done with it.
+    static DERIVED: Mutex<BTreeMap<u8, NodeKey>> = Mutex::new(BTreeMap::new());
+    let mut derived = DERIVED.lock().expect("deriving does not panic");
+    *derived.entry(i).or_insert_with(|| SecretKey::from_seed(&[i; 32]).public())
 }
 
 fn node(i: u8, name: &str, tier: Tier, liveness: Liveness) -> NodeInfo {
