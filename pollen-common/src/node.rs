@@ -4,7 +4,8 @@
 //!
 //! The rooms: [`io`] is what goes in and out; `session` answers messages, `rolling` and `gossip` are the two things
 //! that sessions reconcile; `repairs` copies what deltas cannot settle; `local` is what this node says itself;
-//! `enroll` admits; `due` does whatever time or a change has made due.
+//! `seeding` and `hosting` say which seeds
+//! there are and which of them run here; `enroll` admits; `due` does whatever time or a change has made due.
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
@@ -25,7 +26,9 @@ use crate::wire::{Message, framed};
 mod dial;
 mod due;
 mod enroll;
+mod events;
 mod gossip;
+mod hosting;
 mod io;
 pub mod join;
 mod link;
@@ -35,6 +38,7 @@ mod probe;
 mod records;
 mod repairs;
 mod rolling;
+mod seeding;
 mod session;
 mod why;
 
@@ -44,6 +48,7 @@ pub use records::RestoreError;
 
 use dial::Dials;
 use due::Due;
+use hosting::Hosting;
 use link::{Link, Phase, UNSENT_BYTES_MAX};
 use local::Local;
 use persist::Persists;
@@ -84,6 +89,7 @@ pub struct Node {
     dials: Dials,
     repairs: Repairs,
     persists: Persists,
+    hosting: Hosting,
     /// Where members can be reached as an invite said, until their own entries say it.
     contacts: BTreeMap<NodeKey, Vec<SocketAddr>>,
     due: Due,
@@ -115,6 +121,7 @@ impl Node {
             dials: Dials::default(),
             repairs: Repairs::new(config.repair),
             persists: Persists::default(),
+            hosting: Hosting::new(now.mono),
             contacts: restored.contacts,
             due: Due::at_start(now.mono),
             refusals: BTreeMap::new(),
@@ -141,10 +148,10 @@ impl Node {
             Input::DialFailed { peer, .. } => self.dials.failed(peer, now.mono, &mut self.rng),
             Input::Command { id, command } => self.command(id, command, now),
             Input::Persisted { id } => self.persisted(id, now),
-            Input::ReplicaReady { .. }
-            | Input::ReplicaFailed { .. }
-            | Input::ReplicaStopped { .. }
-            | Input::Holding { .. } => {}
+            Input::ReplicaReady { version } => self.replica_ready(&version),
+            Input::ReplicaFailed { version, reason } => self.replica_failed(&version, reason, now.mono),
+            Input::ReplicaStopped { version } => self.replica_stopped(&version),
+            Input::Holding { modules } => self.holding(modules),
         }
         self.settle(now);
     }

@@ -2,6 +2,7 @@
 //! virtual disks and virtual time. Owns faults (latency, loss, cuts, partitions, crashes); knows nothing of what the
 //! nodes decide. Invariant: a seed is the whole cause of a run, so a failing one replays.
 
+mod hosting;
 mod machine;
 mod model;
 mod network;

@@ -7,11 +7,11 @@ use core::time::Duration;
 
 use rand_core::RngCore;
 
-use super::{EventKind, Node, Output};
+use super::{Node, Output};
 use crate::identity::NodeKey;
 use crate::time::{Instant, Now, UnixMs};
 use crate::topology::neighbours;
-use crate::views::{Liveness, View};
+use crate::views::View;
 use crate::wire::Message;
 
 /// One neighbour is compared with so often, whatever was pushed.
@@ -24,6 +24,8 @@ pub(super) struct Due {
     pub(super) view: bool,
     /// Which links there are, or should be, may have changed.
     pub(super) links: bool,
+    /// What this node hosts may have changed, or should.
+    pub(super) hosting: bool,
     /// The next moment at which a member's rights end.
     pub(super) expiry: Option<UnixMs>,
     anti_entropy: Instant,
@@ -32,7 +34,7 @@ pub(super) struct Due {
 
 impl Due {
     pub(super) fn at_start(now: Instant) -> Self {
-        Self { view: true, links: true, expiry: None, anti_entropy: now + ANTI_ENTROPY, next: None }
+        Self { view: true, links: true, hosting: true, expiry: None, anti_entropy: now + ANTI_ENTROPY, next: None }
     }
 
     /// Something is to be done at `at`, or before.
@@ -64,6 +66,7 @@ impl Node {
         if core::mem::take(&mut self.due.view) {
             self.rebuild_view(now);
         }
+        self.host(now);
         if core::mem::take(&mut self.due.links) {
             self.claim_links(now);
             self.author(now);
@@ -79,37 +82,8 @@ impl Node {
         let before = core::mem::replace(&mut self.view, view.clone());
         self.events_between(&before, &view);
         self.due.links = true;
+        self.due.hosting = true;
         self.outputs.push_back(Output::ViewChanged);
-    }
-
-    fn events_between(&mut self, before: &View, after: &View) {
-        for (key, info) in &after.nodes {
-            let was = before.nodes.get(key).map(|info| info.liveness.is_online());
-            let is = info.liveness.is_online();
-            let who = info.name.as_ref().map_or_else(|| key.short(), alloc::string::ToString::to_string);
-            if was.is_none() {
-                self.event(EventKind::Admitted, Some(*key), alloc::format!("{who} is a member"));
-            }
-            if was != Some(is) && info.liveness != Liveness::Me && (is || was.is_some()) {
-                let (kind, word) = if is { (EventKind::PeerUp, "online") } else { (EventKind::PeerDown, "offline") };
-                self.event(kind, Some(*key), alloc::format!("{who} is {word}"));
-            }
-        }
-        for (name, service) in &after.services {
-            if !before.services.contains_key(name) {
-                self.event(EventKind::Published, Some(service.owner), alloc::format!("service {name} is published"));
-            }
-            if before.services.get(name).is_some_and(|old| old.conflicts.len() < service.conflicts.len()) {
-                self.event(
-                    EventKind::Conflict,
-                    Some(service.owner),
-                    alloc::format!("the name {name} has another claim"),
-                );
-            }
-        }
-        for (name, service) in before.services.iter().filter(|(name, _)| !after.services.contains_key(*name)) {
-            self.event(EventKind::Withdrawn, Some(service.owner), alloc::format!("service {name} is gone"));
-        }
     }
 
     /// Keeps the set of peers to dial: the chosen neighbours to whom there is no link.

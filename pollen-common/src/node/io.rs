@@ -71,8 +71,8 @@ pub enum Output {
     /// Fetch the module if it is not here, from any of `holders`, and make it ready to serve. Answered by `ReplicaReady`
     /// or `ReplicaFailed`.
     StartReplica { version: SeedVersion, name: Name, holders: Vec<NodeKey> },
-    /// Take no new calls of it, let those that run finish, then let it go. It is no longer announced. Answered by
-    /// `ReplicaStopped`.
+    /// Take no new calls of it, let those that run finish, then let it go; if it is still being made ready, give that
+    /// up. It is no longer announced. Answered by `ReplicaStopped`, before which it is not asked for again.
     StopReplica { version: VersionId },
     /// For people: the timeline that `pln events` shows.
     Event(Event),
@@ -203,6 +203,8 @@ pub enum EventKind {
     Denied,
     Published,
     Withdrawn,
+    /// A seed became ready to serve somewhere, stopped being so, or could not be made ready here.
+    Replica,
     Conflict,
     Twin,
     Refused,

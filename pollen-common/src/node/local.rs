@@ -53,7 +53,7 @@ impl Local {
     }
 }
 
-fn refusal(kind: RefusalKind, message: impl Into<String>) -> Refusal {
+pub(super) fn refusal(kind: RefusalKind, message: impl Into<String>) -> Refusal {
     Refusal { kind, message: message.into(), hint: None }
 }
 
@@ -69,9 +69,10 @@ impl Node {
             Command::Submit { statements } => self.submit(id, &statements, now),
             Command::PutState { key, value } => self.write(id, Lane::State, &key, Some(value), now),
             Command::DeleteState { key } => self.write(id, Lane::State, &key, None, now),
-            Command::Offer { .. } | Command::Seed { .. } | Command::Unseed { .. } | Command::Drain => {
-                Err(refusal(RefusalKind::Failed, "seeds are not built yet"))
-            }
+            Command::Offer { capacity } => self.offer(id, capacity, now),
+            Command::Seed { name, terms } => self.seed(id, &name, &terms, now),
+            Command::Unseed { name } => self.unseed(id, &name, now),
+            Command::Drain => self.drain(id, now),
             Command::Leave => {
                 self.leave(now);
                 self.reply(id, Ok(Reply::Done));
@@ -165,7 +166,7 @@ impl Node {
     }
 
     /// Changes an own entry; the request is answered when that is on disk.
-    fn write(
+    pub(super) fn write(
         &mut self,
         id: RequestId,
         lane: Lane,
@@ -188,7 +189,7 @@ impl Node {
     }
 
     /// Whether that changed anything.
-    fn put(&mut self, lane: Lane, key: &[u8], value: Option<Vec<u8>>, now: Now) -> Result<bool, Refusal> {
+    pub(super) fn put(&mut self, lane: Lane, key: &[u8], value: Option<Vec<u8>>, now: Now) -> Result<bool, Refusal> {
         let member = self.standing.stands(&self.me, now.unix);
         let member = member.map_err(|reason| refusal(RefusalKind::Denied, reason.to_string()))?;
         let limit = lane.allowance_bytes(member.rights.quota_kib);
@@ -202,7 +203,7 @@ impl Node {
         changed.map_err(|error| refusal(RefusalKind::Failed, error.to_string()))
     }
 
-    fn require(&self, tier: Tier, now: Now) -> Result<(), Refusal> {
+    pub(super) fn require(&self, tier: Tier, now: Now) -> Result<(), Refusal> {
         let mine = self.standing.stands(&self.me, now.unix).map_err(|r| refusal(RefusalKind::Denied, r.to_string()))?;
         if mine.rights.tier >= tier {
             return Ok(());
@@ -291,7 +292,7 @@ impl Node {
         self.local.seal_at.into_iter().for_each(|at| self.due.by(at));
     }
 
-    fn sealed(&mut self, sealed: Sealed, now: Now) {
+    pub(super) fn sealed(&mut self, sealed: Sealed, now: Now) {
         let waits = |held: &Arc<Held>| sealed.reserves || held.head().head().lane.is_durable();
         let (durable, passing): (Vec<_>, Vec<_>) = sealed.held.into_iter().partition(waits);
         self.publish(&passing, now);

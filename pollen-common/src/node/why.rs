@@ -17,20 +17,21 @@ impl Node {
         let mut reasons = self.view.why(target, &self.roll, &self.standing, &self.document, now.unix);
         match target {
             Target::Node(key) => reasons.extend(self.doubts(key, now.mono)),
-            Target::Seed(name) => reasons.extend(self.placed(name)),
+            Target::Seed(name) => reasons.extend(self.placed(name, now.mono)),
             Target::Name(_) => {}
         }
         reasons
     }
 
     /// Each node with the rule that placed or excluded it, and which versions are ready where.
-    fn placed(&self, name: &Name) -> Vec<String> {
+    fn placed(&self, name: &Name, now: Instant) -> Vec<String> {
         let Some(seed) = self.view.seeds.get(name) else { return Vec::new() };
         let mut reasons = Vec::new();
         for (at, version) in seed.versions.iter().enumerate() {
             let id = version.id();
             let part = if at == 0 { "answers calls" } else { "is to replace it once it is ready" };
             reasons.push(format!("version {id:?} {part}"));
+            reasons.extend(self.hosting_told(&id, now));
             let placement = place_version(&self.view, seed, version, Presence::Seen);
             let ready = seed.replicas.get(&id);
             for (key, rule) in &placement.rules {

@@ -4,6 +4,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use super::hosting::Seeds;
 use crate::identity::{NodeKey, SecretKey, Strict};
 use crate::node::{Node, NodeConfig, PersistId, Write};
 use crate::time::Now;
@@ -18,11 +19,12 @@ pub struct Machine {
     /// Raised at every start: what was meant for an earlier life is not delivered.
     pub(super) life: u64,
     pub(super) repair: bool,
+    pub(super) seeds: Seeds,
 }
 
 impl Machine {
     pub(super) fn new(secret: SecretKey, records: Vec<Write>, repair: bool) -> Self {
-        let mut machine = Self { secret, node: None, disk: BTreeMap::new(), writing: VecDeque::new(), life: 0, repair };
+        let mut machine = Self { secret, node: None, disk: BTreeMap::new(), writing: VecDeque::new(), life: 0, repair, seeds: Seeds::default() };
         machine.apply(records);
         machine
     }
@@ -30,7 +32,7 @@ impl Machine {
     /// Another machine with the same secret and the same disk.
     pub(super) fn copy(&self) -> Self {
         let (secret, disk) = (self.secret.clone(), self.disk.clone());
-        Self { secret, node: None, disk, writing: VecDeque::new(), life: 0, repair: self.repair }
+        Self { secret, node: None, disk, writing: VecDeque::new(), life: 0, repair: self.repair, seeds: Seeds::default() }
     }
 
     pub(super) fn key(&self) -> NodeKey {
@@ -50,6 +52,7 @@ impl Machine {
     pub(super) fn crash(&mut self) {
         self.node = None;
         self.writing.clear();
+        self.seeds.crash();
     }
 
     pub(super) fn write(&mut self, id: PersistId, writes: Vec<Write>) {

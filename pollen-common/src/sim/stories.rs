@@ -13,6 +13,8 @@ use crate::trie::Prefix;
 use crate::views::{Protocol, Target};
 use crate::wire::{Message, Versions};
 
+mod seeds;
+
 fn online(world: &World, at: usize) -> usize {
     world.node(at).map_or(0, |node| node.view().nodes.values().filter(|info| info.liveness.is_online()).count())
 }

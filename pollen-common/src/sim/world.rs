@@ -9,6 +9,7 @@ use core::time::Duration;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
+use super::hosting::{Making, Watch};
 use super::machine::Machine;
 use super::network::{At, Network};
 use crate::hash::{Context, digest};
@@ -18,6 +19,7 @@ use crate::node::join::{JoinError, Joining};
 use crate::node::{Command, Input, InviteTerms, LinkId, Node, Output, Refusal, Reply, RequestId, Write, found};
 use crate::roll::{Rights, Tier};
 use crate::time::{Instant, Now, UnixMs};
+use crate::views::VersionId;
 use crate::wire::{Frames, Message, framed};
 
 /// Virtual time begins here; the wall clock of every machine with it.
@@ -25,15 +27,56 @@ const EPOCH_UNIX_MS: u64 = 1_800_000_000_000;
 
 /// Something that will happen.
 #[derive(Debug)]
-enum Event {
-    Wake { machine: At, life: u64 },
-    Written { machine: At, life: u64 },
-    Connected { from: At, to: NodeKey, lives: (u64, u64) },
-    DialFailed { from: At, to: NodeKey, life: u64 },
-    Bytes { connection: u64, end: usize, bytes: Vec<u8> },
-    Writable { connection: u64, end: usize },
-    Datagram { connection: u64, end: usize, bytes: Vec<u8> },
-    Down { connection: u64, end: usize, reason: String },
+pub(super) enum Event {
+    Wake {
+        machine: At,
+        life: u64,
+    },
+    Written {
+        machine: At,
+        life: u64,
+    },
+    Connected {
+        from: At,
+        to: NodeKey,
+        lives: (u64, u64),
+    },
+    DialFailed {
+        from: At,
+        to: NodeKey,
+        life: u64,
+    },
+    Bytes {
+        connection: u64,
+        end: usize,
+        bytes: Vec<u8>,
+    },
+    Writable {
+        connection: u64,
+        end: usize,
+    },
+    Datagram {
+        connection: u64,
+        end: usize,
+        bytes: Vec<u8>,
+    },
+    Down {
+        connection: u64,
+        end: usize,
+        reason: String,
+    },
+    /// A replica asked for is made, or not.
+    Made {
+        machine: At,
+        life: u64,
+        making: Making,
+    },
+    /// The last call of a replica has ended.
+    Stopped {
+        machine: At,
+        life: u64,
+        version: VersionId,
+    },
 }
 
 /// A link whose other end is no machine.
@@ -60,6 +103,7 @@ pub struct World {
     overheard: Option<Overheard>,
     /// Of datagrams, in 1/256.
     pub(super) loss: usize,
+    pub(super) watch: Watch,
 }
 
 impl World {
@@ -81,6 +125,7 @@ impl World {
             last_request: 0,
             overheard: None,
             loss: 0,
+            watch: Watch::default(),
         };
         world.found(repair);
         for _ in 1..count {
@@ -280,6 +325,7 @@ impl World {
             let ((at, _), event) = entry.remove_entry();
             self.now = self.now.max(at);
             self.happen(event);
+            self.look();
         }
         self.now = end;
     }
@@ -305,7 +351,7 @@ impl World {
             .collect()
     }
 
-    fn later(&mut self, after: Duration, event: Event) {
+    pub(super) fn later(&mut self, after: Duration, event: Event) {
         self.order += 1;
         self.queue.insert((self.now + after, self.order), event);
     }
@@ -317,7 +363,7 @@ impl World {
     }
 
     /// Whether the node was there to take it.
-    fn input(&mut self, at: At, input: Input) -> bool {
+    pub(super) fn input(&mut self, at: At, input: Input) -> bool {
         let now = self.clock();
         let Some(node) = self.machines[at].node.as_mut() else { return false };
         node.handle(input, now);
@@ -349,7 +395,9 @@ impl World {
                 self.later(delay, Event::Written { machine: at, life });
             }
             Output::Reply { id, result } => drop(self.replies.insert(id, result)),
-            Output::ViewChanged | Output::Event(_) | Output::StartReplica { .. } | Output::StopReplica { .. } => {}
+            Output::StartReplica { version, name, holders } => self.start_replica(at, version, name, &holders),
+            Output::StopReplica { version } => self.stop_replica(at, version),
+            Output::ViewChanged | Output::Event(_) => {}
         }
     }
 
@@ -457,6 +505,12 @@ impl World {
                 self.arrive(connection, end, |link| Input::LinkDatagram { link, bytes });
             }
             Event::Down { connection, end, reason } => self.down(connection, end, reason),
+            Event::Made { machine, life, making } => self.made(machine, life, making),
+            Event::Stopped { machine, life, version } => {
+                if self.machines[machine].life == life {
+                    self.input(machine, Input::ReplicaStopped { version });
+                }
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 use pollen_common::node::EventKind;
 
 /// Every kind of event, so that a metric has its series from the start.
-pub const EVENTS: [EventKind; 12] = [
+pub const EVENTS: [EventKind; 13] = [
     EventKind::PeerUp,
     EventKind::PeerDown,
     EventKind::LinkDown,
@@ -13,6 +13,7 @@ pub const EVENTS: [EventKind; 12] = [
     EventKind::Denied,
     EventKind::Published,
     EventKind::Withdrawn,
+    EventKind::Replica,
     EventKind::Conflict,
     EventKind::Twin,
     EventKind::Refused,
@@ -31,6 +32,7 @@ pub const fn event(kind: EventKind) -> &'static str {
         EventKind::Denied => "denied",
         EventKind::Published => "published",
         EventKind::Withdrawn => "withdrawn",
+        EventKind::Replica => "replica",
         EventKind::Conflict => "conflict",
         EventKind::Twin => "twin",
         EventKind::Refused => "refused",
