@@ -1,6 +1,7 @@
 //! Benchmarks of the whole: real processes on lab hosts, beside their peers in the same run.
 //! Invariant: what is printed is what is saved, with the commit, kernel and command that gave it.
 
+mod call;
 mod idle;
 mod tunnel;
 
@@ -16,6 +17,8 @@ use crate::shell;
 pub enum What {
     /// TCP goodput through serve and connect, beside direct and haproxy with mutual TLS
     Tunnel(tunnel::Flags),
+    /// Calls of seeds in process, through the socket and from afar, beside the extism crate
+    Call(call::Flags),
     /// Memory, CPU and traffic of an idle cluster; start; size; time until a death is known
     Idle(idle::Flags),
 }
@@ -24,6 +27,7 @@ pub enum What {
 pub fn run(what: &What) -> Result<()> {
     match what {
         What::Tunnel(flags) => tunnel::run(flags),
+        What::Call(flags) => call::run(flags),
         What::Idle(flags) => idle::run(flags),
     }
 }
