@@ -17,6 +17,7 @@ use pollen_daemon::control::api::{ConnectBody, InviteBody, ServeBody, SettingBod
 use pollen_daemon::control::settings::parse_address;
 use pollen_daemon::services::header::{Denial, Header, datagram_prefix, decode_status, session_number};
 use pollen_daemon::services::payload::{Incoming, PAYLOAD_BYTES_MAX, framed};
+use pollen_daemon::workload::module::{ModuleOptions, merge};
 
 /// A target: its name, and what it does with an input.
 pub type Target = (&'static str, fn(&[u8]));
@@ -33,6 +34,7 @@ pub const TARGETS: &[Target] = &[
     ("head", head),
     ("joining", joining),
     ("message", message),
+    ("module", module),
     ("node_session", node_session),
     ("path_probe", path_probe),
     ("service_header", service_header),
@@ -203,6 +205,15 @@ pub fn content_stream(data: &[u8]) {
     // No root: nothing leads there but by chance, and one group needs no values.
     if let Some(outline) = Outline::verified(Digest::ZERO, size_bytes, values) {
         assert!(outline.groups() == 1 && !outline.proves(0, data));
+    }
+}
+
+/// A module that somebody published: refused, or merged into one that is valid, the same on every host.
+pub fn module(data: &[u8]) {
+    let options = ModuleOptions { memory_bytes: 16 * 1024 * 1024 };
+    if let Ok(merged) = merge(data, &options) {
+        wasmparser::validate(&merged.wasm).expect("what merging gives is valid");
+        assert_eq!(merge(data, &options), Ok(merged));
     }
 }
 

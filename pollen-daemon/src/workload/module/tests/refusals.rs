@@ -1,5 +1,8 @@
 //! What may not be a seed, and the sentence that says so.
 
+use proptest::prelude::any;
+use proptest::{collection, proptest};
+
 use super::{OPTIONS, merged};
 use crate::workload::MODULE_BYTES_MAX;
 use crate::workload::module::{ModuleError, merge};
@@ -133,4 +136,38 @@ fn names_of_the_host_are_reserved() {
 fn a_module_as_full_as_the_validator_lets_it_be_is_refused_not_broken() {
     let error = refusal(&format!("(module {})", "(type (func))".repeat(1_000_000 - 3)));
     assert_eq!(error, ModuleError::Full("types"));
+}
+
+/// A module with something of each section.
+fn of_everything() -> Vec<u8> {
+    let text = r#"(module
+        (import "extism:host/env" "alloc" (func $alloc (param i64) (result i64)))
+        (import "extism:host/env" "load_u64" (func $load (param i64) (result i64)))
+        (import "wasi_snapshot_preview1" "sched_yield" (func $yield (result i32)))
+        (memory 1 9) (table 4 funcref) (elem (i32.const 0) $alloc $f) (global $g (mut i32) (i32.const 1))
+        (data (i32.const 0) "active") (data $p "passive")
+        (func $f (export "f") (result i32) (local $block i64)
+          (local.set $block (call $alloc (i64.const 8)))
+          (memory.init $p (i32.const 9) (i32.const 0) (i32.const 7))
+          (drop (call $load (local.get $block)))
+          (i32.add (memory.grow (i32.const 1)) (call_indirect (result i32) (i32.const 1))))
+        (func $start (export "_initialize") (global.set $g (i32.const 2)))
+        (start $start))"#;
+    wat::parse_str(text).expect("the test's text assembles")
+}
+
+proptest! {
+    #[test]
+    fn a_damaged_module_is_refused_or_merged_into_a_valid_one(
+        damage in collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let mut wasm = of_everything();
+        for (at, byte) in damage {
+            let at = at.index(wasm.len());
+            wasm[at] = byte;
+        }
+        if let Ok(merged) = merge(&wasm, &OPTIONS) {
+            wasmparser::validate(&merged.wasm).expect("what merging gives is valid");
+        }
+    }
 }
