@@ -64,13 +64,15 @@ pub struct MeshConfig {
     pub port: u16,
     /// Silence after which a connection is given up.
     pub idle_timeout: Duration,
+    /// Connections of peers that are no members and dialled us.
+    pub strangers_max: usize,
 }
 
 impl MeshConfig {
-    /// With the time-outs that nodes use.
+    /// With the time-outs and bounds that nodes use.
     #[must_use]
     pub fn new(secret: SecretKey, port: u16) -> Self {
-        Self { secret, port, idle_timeout: IDLE_TIMEOUT }
+        Self { secret, port, idle_timeout: IDLE_TIMEOUT, strangers_max: links::STRANGERS_MAX }
     }
 }
 
@@ -241,7 +243,7 @@ impl Mesh {
             idle_timeout: config.idle_timeout,
             path,
             endpoint,
-            links: Links::new(key),
+            links: Links::new(key, config.strangers_max),
             dials: Dials::default(),
             drops,
             events,

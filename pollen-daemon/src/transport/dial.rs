@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::drops::DropReason;
-use super::links::Admission;
+use super::links::{Admission, Dialer};
 use super::path::address::VirtualAddr;
 use super::path::bind::TooManyDials;
 use super::tls::{SERVER_NAME, peer_key};
@@ -115,7 +115,7 @@ async fn dial(inner: &Arc<Inner>, peer: NodeKey, addrs: &[SocketAddr]) -> Result
     let stream = open_stream(&connection, StreamKind::Link);
     let stream = timeout(HANDSHAKE_BOUND, stream).await.map_err(|_| DialError::Handshake("timed out".into()))?;
     let stream = stream.map_err(|error| DialError::Handshake(error.to_string()))?;
-    match inner.links.admit(peer, connection.clone(), true, Instant::now()) {
+    match inner.links.admit(peer, connection.clone(), Dialer::Us, Instant::now()) {
         Admission::Current { link, orders, replaced } => {
             inner.runtime.spawn(link::run(inner.clone(), link, orders, replaced, Some(stream)));
             Ok(connection)
@@ -162,7 +162,8 @@ async fn accept_one(inner: &Arc<Inner>, incoming: Incoming) -> Result<Infallible
         close(code::WRONG_KEY, "not the key that was bound here");
         return Err(Some(DropReason::Handshake));
     };
-    match inner.links.admit(peer, connection.clone(), false, Instant::now()) {
+    let dialer = if inner.handler.admitted(peer) { Dialer::Member } else { Dialer::Stranger };
+    match inner.links.admit(peer, connection.clone(), dialer, Instant::now()) {
         Admission::Current { link, orders, replaced } => {
             inner.runtime.spawn(link::run(inner.clone(), link, orders, replaced, None));
             Err(None)

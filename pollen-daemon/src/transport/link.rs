@@ -2,7 +2,7 @@
 //! what services do with their streams.
 //! Invariant: a peer can hold up its own connection alone, and within bounds; `LinkDown` is the link's last event.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,8 @@ pub struct Link {
     pub connection: Connection,
     pub dialed: bool,
     pub since: Instant,
+    /// Dialled us and is no member, as far as is known.
+    stranger: AtomicBool,
     orders: mpsc::UnboundedSender<Order>,
     queued: AtomicUsize,
     /// Why we closed it, if we did.
@@ -65,7 +67,14 @@ pub type Orders = mpsc::UnboundedReceiver<Order>;
 
 impl Link {
     /// A link whose task does not run yet.
-    pub fn new(id: LinkId, peer: NodeKey, connection: Connection, dialed: bool, since: Instant) -> (Arc<Self>, Orders) {
+    pub fn new(
+        id: LinkId,
+        peer: NodeKey,
+        connection: Connection,
+        dialed: bool,
+        stranger: bool,
+        since: Instant,
+    ) -> (Arc<Self>, Orders) {
         let (orders, receiver) = mpsc::unbounded_channel();
         let link = Self {
             id,
@@ -73,12 +82,18 @@ impl Link {
             connection,
             dialed,
             since,
+            stranger: AtomicBool::new(stranger),
             orders,
             queued: AtomicUsize::new(0),
             closed_because: Mutex::default(),
             down: watch::Sender::new(false),
         };
         (Arc::new(link), receiver)
+    }
+
+    /// Whether it counts against what strangers may take.
+    pub fn is_stranger(&self) -> bool {
+        self.stranger.load(Ordering::Relaxed)
     }
 
     /// Queues `bytes` for the ordered stream, or closes the link if too many wait.
@@ -156,7 +171,7 @@ pub async fn run(
         old.down().await;
     }
     let session = Session { inner: inner.clone(), link: link.clone() };
-    let up = std::sync::atomic::AtomicBool::new(false);
+    let up = AtomicBool::new(false);
     let error = tokio::select! {
         error = link.connection.closed() => error,
         error = session.run(stream, orders, &up) => error,
@@ -185,12 +200,7 @@ struct Session {
 }
 
 impl Session {
-    async fn run(
-        &self,
-        stream: Option<(SendStream, RecvStream)>,
-        orders: Orders,
-        up: &std::sync::atomic::AtomicBool,
-    ) -> ConnectionError {
+    async fn run(&self, stream: Option<(SendStream, RecvStream)>, orders: Orders, up: &AtomicBool) -> ConnectionError {
         let (give, given) = oneshot::channel();
         let give = match stream {
             Some(stream) => {
@@ -245,6 +255,7 @@ impl Session {
         while !self.inner.handler.admitted(self.link.peer) {
             tokio::time::sleep(STANDING_INTERVAL).await;
         }
+        self.link.stranger.store(false, Ordering::Relaxed);
         MEMBER.grant(&self.link.connection);
     }
 
@@ -254,7 +265,7 @@ impl Session {
         given: oneshot::Receiver<(SendStream, RecvStream)>,
         orders: Orders,
         probes: mpsc::Receiver<Vec<u8>>,
-        up: &std::sync::atomic::AtomicBool,
+        up: &AtomicBool,
     ) {
         let link = &self.link;
         let Ok(Ok((send, recv))) = timeout(KIND_BOUND, given).await else {

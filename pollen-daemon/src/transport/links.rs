@@ -12,6 +12,9 @@ use super::link::{Link, Orders};
 
 /// Connections at once; each costs some 20 KiB idle. Beyond it a node refuses.
 pub const CONNECTIONS_MAX: usize = 4096;
+/// Of these, connections of peers that are no members and dialled us. Many more than join at a time, and few enough that
+/// whoever makes keys by the thousand takes no member's place.
+pub const STRANGERS_MAX: usize = 256;
 /// Two connections made within this time were dialled at the same time from both sides. A peer that dials later than
 /// that has no connection any more, whatever we think.
 const SIMULTANEOUS: Duration = Duration::from_secs(3);
@@ -19,6 +22,7 @@ const SIMULTANEOUS: Duration = Duration::from_secs(3);
 /// The table.
 pub struct Links {
     us: NodeKey,
+    strangers_max: usize,
     state: Mutex<State>,
 }
 
@@ -27,6 +31,15 @@ struct State {
     last: u64,
     links: BTreeMap<LinkId, Arc<Link>>,
     current: BTreeMap<NodeKey, LinkId>,
+}
+
+/// Who dialled a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialer {
+    Us,
+    Member,
+    /// No member, or not one yet.
+    Stranger,
 }
 
 /// What becomes of a new connection.
@@ -45,14 +58,15 @@ pub enum Admission {
 }
 
 impl Links {
-    /// For the node with this key.
-    pub fn new(us: NodeKey) -> Self {
-        Self { us, state: Mutex::default() }
+    /// For the node with this key, that hears so many strangers at a time.
+    pub fn new(us: NodeKey, strangers_max: usize) -> Self {
+        Self { us, strangers_max, state: Mutex::default() }
     }
 
     /// Decides on a new connection with `peer`.
-    pub fn admit(&self, peer: NodeKey, connection: quinn::Connection, dialed: bool, now: Instant) -> Admission {
+    pub fn admit(&self, peer: NodeKey, connection: quinn::Connection, dialer: Dialer, now: Instant) -> Admission {
         let mut state = self.lock();
+        let dialed = matches!(dialer, Dialer::Us);
         let existing = state.current.get(&peer).and_then(|id| state.links.get(id)).cloned();
         let existing = existing.filter(|link| link.connection.close_reason().is_none());
         if let Some(existing) = &existing {
@@ -64,9 +78,17 @@ impl Links {
         if state.links.len() >= CONNECTIONS_MAX {
             return Admission::Full;
         }
+        let stranger = matches!(dialer, Dialer::Stranger);
+        if stranger {
+            // One that comes again takes its own place, not another.
+            let others = state.links.values().filter(|link| link.peer != peer && link.is_stranger()).count();
+            if others >= self.strangers_max {
+                return Admission::Full;
+            }
+        }
         state.last += 1;
         let id = LinkId(state.last);
-        let (link, orders) = Link::new(id, peer, connection, dialed, now);
+        let (link, orders) = Link::new(id, peer, connection, dialed, stranger, now);
         state.links.insert(id, link.clone());
         state.current.insert(peer, id);
         Admission::Current { link, orders, replaced: existing }

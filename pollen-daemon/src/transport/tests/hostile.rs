@@ -162,3 +162,36 @@ async fn probes_beyond_what_the_driver_takes_are_dropped_and_counted() {
     };
     timeout(PATIENCE, flood).await.unwrap();
 }
+
+#[tokio::test]
+async fn strangers_take_their_own_places_and_never_a_members() {
+    let mut b = peer_with(2, false, 64, |config| config.strangers_max = 2);
+    let first = linked_to(&mut b, 3).await;
+    let _second = linked_to(&mut b, 4).await;
+    let (third, refused) = (peer(5), b.dropped(DropReason::ConnectionsFull));
+    third.mesh.dial(b.key, vec![b.addr()]);
+    b.sees(DropReason::ConnectionsFull, refused + 1).await;
+    // One that comes again replaces itself.
+    drop(first);
+    let _again = linked_to(&mut b, 3).await;
+    // One that we dialled takes nobody's place.
+    let mut dialled = peer(6);
+    b.mesh.dial(dialled.key, vec![dialled.addr()]);
+    (b.up().await, dialled.up().await);
+}
+
+#[tokio::test]
+async fn members_are_no_strangers() {
+    let mut b = peer_with(2, true, 64, |config| config.strangers_max = 0);
+    let _member = linked_to(&mut b, 3).await;
+    assert_eq!(b.dropped(DropReason::ConnectionsFull), 0);
+}
+
+/// A peer that has dialled `b`, and the link's number there.
+async fn linked_to(b: &mut Peer, seed: u8) -> (Peer, LinkId) {
+    let mut a = peer(seed);
+    a.mesh.dial(b.key, vec![b.addr()]);
+    a.up().await;
+    let at_b = b.up().await;
+    (a, at_b)
+}
