@@ -38,6 +38,10 @@ fn a_mesh_answers_who_stands_why_and_what_happened() {
     assert_eq!(seen["props"], serde_json::json!({"role": "edge"}), "what the invite said of it");
     a.fails(exit::NOT_FOUND, &["inspect", "nobody"]).unwrap();
 
+    let long = format!("note={}", "x".repeat(2000));
+    let said = a.fails(exit::USAGE, &["invite", "--prop", &long]).unwrap();
+    assert!(said.contains("fewer or shorter properties"), "{said}");
+
     b.ok(&["serve", "8080", "web"]).unwrap();
     let provided = || match Status::of(a).and_then(|status| status.providers("web")) {
         Ok(providers) if providers.contains("b") => Ok(()),

@@ -12,7 +12,9 @@ use super::link::Phase;
 use super::persist::After;
 use super::{EventKind, InviteTerms, LinkId, Node, Write, records};
 use crate::identity::{Digest, NodeKey, SecretKey, Strict};
-use crate::roll::{Contact, Genesis, Parent, RedeemTerms, Rights, Roll, SignError, Statement, Tier, TokenError};
+use crate::roll::{
+    Contact, Genesis, Parent, RedeemTerms, Rights, Roll, SignError, Statement, StatementError, Tier, TokenError,
+};
 use crate::time::{Now, UnixMs};
 use crate::wire::Message;
 
@@ -29,6 +31,19 @@ pub(super) enum MintError {
     Sign(#[from] SignError),
     #[error(transparent)]
     Token(#[from] TokenError),
+}
+
+impl MintError {
+    /// Whether nobody could make an invite with these terms: properties that fit no statement, a quota below the least.
+    pub(super) fn is_of_terms(&self) -> bool {
+        matches!(self, Self::Sign(SignError::Statement(_) | SignError::QuotaTooSmall))
+    }
+
+    /// What the asker can do about it, where the error alone does not say.
+    pub(super) fn hint(&self) -> Option<&'static str> {
+        let too_long = matches!(self, Self::Sign(SignError::Statement(StatementError::BodyTooLong(_))));
+        too_long.then_some("use fewer or shorter properties: all that a member may share 1 KiB")
+    }
 }
 
 /// The records of a new cluster's first node. `root` signs only here; `next` commits to the key that may replace it

@@ -238,7 +238,11 @@ impl Node {
 
     fn invite(&mut self, id: RequestId, terms: &super::InviteTerms, now: Now) -> Result<(), Refusal> {
         self.require(Tier::Admin, now)?;
-        let token = self.mint(terms, now).map_err(|error| refusal(RefusalKind::Denied, error.to_string()))?;
+        let token = self.mint(terms, now).map_err(|error| {
+            // Whether it is the terms that no invite can have, or this node that may not give them.
+            let kind = if error.is_of_terms() { RefusalKind::Usage } else { RefusalKind::Denied };
+            Refusal { hint: error.hint().map(Into::into), ..refusal(kind, error.to_string()) }
+        })?;
         self.reply(id, Ok(Reply::Token(token)));
         Ok(())
     }
