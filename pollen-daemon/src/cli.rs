@@ -14,6 +14,7 @@ use crate::store::layout;
 use offline::Offline;
 use output::{Output, Terminal};
 
+mod daemon;
 mod invite;
 mod look;
 mod node;
@@ -63,6 +64,8 @@ enum Command {
     Up(node::Up),
     Join(node::Join),
     Down(node::Down),
+    Restart(daemon::Restart),
+    Daemon(daemon::Daemon),
     Invite(invite::Invite),
     Id(node::Id),
     Seed(seed::Seed),
@@ -109,14 +112,18 @@ fn run(args: impl IntoIterator<Item = OsString>, terminal: &mut Terminal<'_>, of
 fn execute(cli: Cli, output: &mut Output<'_, '_>, offline: &dyn Offline) -> Result<(), Failure> {
     let dir = layout::resolve(cli.common.dir.as_deref(), std::env::var_os("HOME").as_deref());
     let dir = dir.map_err(|error| Failure::new(Code::Usage, error.to_string()))?;
+    let dirs = daemon::Dirs { given: cli.common.dir.as_deref(), resolved: &dir };
     let client = Client::new(&dir);
     match cli.command {
         // Without a daemon.
         Command::Init(command) => command.run(&dir, output, offline),
-        Command::Up(command) => command.run(&dir, offline),
+        Command::Up(command) => command.run(&dirs, output, offline),
         Command::Join(command) => command.run(&dir, output, offline),
         Command::Id(command) => command.run(&dir, output),
         Command::Purge(command) => command.run(&dir, output),
+        // Through systemd.
+        Command::Daemon(command) => command.run(&dirs, output),
+        Command::Restart(command) => command.run(&dirs, output),
         // Through its socket.
         Command::Down(command) => asking(command.run(&client, &dir, output)),
         Command::Invite(command) => command.run(&client, output),

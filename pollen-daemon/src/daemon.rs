@@ -23,6 +23,7 @@ use crate::logs::Logs;
 use crate::services::{Services, ServicesConfig};
 use crate::store::writer::Writer;
 use crate::store::{self, Change, OpenError, Store, StoreError};
+use crate::systemd::notify::Notify;
 use crate::transport::{Mesh, MeshConfig};
 
 mod addresses;
@@ -35,10 +36,10 @@ use running::Running;
 const MESH_EVENTS_WAITING_MAX: usize = 256;
 
 /// How long open streams may go on after a stop was asked for.
-const DRAIN_MAX: Duration = Duration::from_secs(10);
+pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 /// How long the goodbye to neighbours may take: a round trip to the far side of the world, with losses.
-const GOODBYE_MAX: Duration = Duration::from_secs(2);
+pub(crate) const GOODBYE_MAX: Duration = Duration::from_secs(2);
 
 /// How often to look whether the goodbyes are out.
 const GOODBYE_LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -106,13 +107,27 @@ fn bound_memory() {
     }
 }
 
-fn prepare(dir: &Path, options: UpOptions) -> Result<Prepared, RunError> {
-    let store = store::open_or_create(dir)?;
+/// Keeps options for the next start, without starting.
+///
+/// # Errors
+/// [`RunError`], among others where a daemon runs on the directory.
+pub fn remember(dir: &Path, options: UpOptions) -> Result<(), RunError> {
+    remembered(&store::open_or_create(dir)?, options).map(drop)
+}
+
+/// The settings with `options` over them, kept for the next start.
+fn remembered(store: &Store, options: UpOptions) -> Result<Settings, RunError> {
     let stored: Settings = store.config(config::SETTINGS_KEY)?.unwrap_or_default();
     let settings = stored.clone().overridden(options)?;
     if settings != stored {
         store.apply(&[Change::set(config::SETTINGS_KEY, &settings)])?;
     }
+    Ok(settings)
+}
+
+fn prepare(dir: &Path, options: UpOptions) -> Result<Prepared, RunError> {
+    let store = store::open_or_create(dir)?;
+    let settings = remembered(&store, options)?;
     let logs = Logs::start(store.dir(), settings.log_level.as_deref()).map_err(system("opening the log"))?;
     if !enroll::is_member(&store)? {
         let founded =
@@ -173,6 +188,8 @@ async fn up(prepared: Prepared) -> Result<(), RunError> {
     let running = Arc::new(running);
     let control = Control::start(running.clone()).await?;
     let announcing = tokio::spawn(announce::keep_announced(running.clone()));
+    let notify = Notify::of_process();
+    notify.ready();
     tracing::info!(port, node = %handle.view().me, "up");
 
     let failed = tokio::select! {
@@ -181,6 +198,7 @@ async fn up(prepared: Prepared) -> Result<(), RunError> {
         () = stop_signals.next() => None,
     };
     announcing.abort();
+    notify.stopping();
     let ended = match failed {
         Some(ended) => ended,
         None => {

@@ -15,5 +15,6 @@ pub mod metrics;
 pub mod services;
 pub mod status;
 pub mod store;
+pub mod systemd;
 pub mod transport;
 pub mod workload;

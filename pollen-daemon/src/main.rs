@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use pollen_common::node::join as core;
-use pollen_common::roll::TokenError;
+use pollen_common::roll::{SignError, TokenError};
 use pollen_daemon::cli::offline::{Founded, Joined, Offline, code_of_open};
 use pollen_daemon::config::UpOptions;
 use pollen_daemon::control::failure::{Code, Failure};
@@ -46,6 +46,10 @@ impl Offline for Machinery {
         Ok(Joined { cluster: joined.cluster, node: joined.node })
     }
 
+    fn remember(&self, dir: &Path, options: UpOptions) -> Result<(), Failure> {
+        daemon::remember(dir, options).map_err(|error| Failure::new(of_run(&error), error.to_string()))
+    }
+
     fn run(&self, dir: &Path, options: UpOptions) -> Result<(), Failure> {
         daemon::run(dir, options).map_err(|error| Failure::new(of_run(&error), error.to_string()))
     }
@@ -55,6 +59,8 @@ fn of_enroll(error: &EnrollError) -> Code {
     match error {
         EnrollError::Open(error) => code_of_open(error),
         EnrollError::Key(_) => Code::Denied,
+        // Nobody signs these properties.
+        EnrollError::Sign(SignError::Statement(_)) => Code::Usage,
         _ => Code::Failed,
     }
 }
@@ -99,6 +105,14 @@ mod tests {
             let failure = joined_with(text);
             assert_eq!((failure.code, failure.hint), (Code::Usage, None), "{text:?}: {}", failure.message);
         }
+    }
+
+    #[test]
+    fn properties_that_fit_no_statement_are_bad_usage() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let long = BTreeMap::from([("note".to_owned(), "x".repeat(2000))]);
+        let failure = Machinery.init(temp.path(), long).expect_err("no statement holds that");
+        assert_eq!(failure.code, Code::Usage, "{}", failure.message);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub mod layout;
+pub mod owner;
 pub mod writer;
 
 pub use layout::{OpenError, StateDir};

@@ -10,4 +10,5 @@ mod partition;
 mod restart;
 mod services;
 mod stranger;
+mod systemd;
 mod tidy;

@@ -2,6 +2,7 @@
 //! Knows the contract of the command line (flags, exit codes, JSON), nothing of how it is kept.
 //! Invariant: the daemon ends with its owner, and a failed test shows the end of its log.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
@@ -41,19 +42,31 @@ pub struct Pln {
     daemon: Option<Child>,
     /// Flags for `up`, beyond those that say which node it is.
     up_flags: Vec<String>,
+    /// What starts the daemon: a program and its arguments, before those of `pln`.
+    starter: Vec<OsString>,
+    /// What the daemon finds in its environment.
+    env: Vec<(OsString, OsString)>,
 }
 
 impl Pln {
     /// `pln` on `host`, with no state yet and nothing running.
     #[must_use]
     pub fn on(host: Host) -> Self {
-        Self { host, daemon: None, up_flags: Vec::new() }
+        Self { host, daemon: None, up_flags: Vec::new(), starter: vec![binary::pln().into()], env: Vec::new() }
     }
 
     /// The same with flags for `up`.
     #[must_use]
     pub fn with_up_flags(mut self, flags: &[&str]) -> Self {
         self.up_flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        self
+    }
+
+    /// The same with a daemon that is started by other means than by its path: `starter` ends in a program that is
+    /// `pln`.
+    #[must_use]
+    pub fn started_by(mut self, starter: Vec<OsString>, env: Vec<(OsString, OsString)>) -> Self {
+        (self.starter, self.env) = (starter, env);
         self
     }
 
@@ -72,8 +85,13 @@ impl Pln {
     /// A command of the command line, ready to run.
     #[must_use]
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = self.host.command(binary::pln());
-        command.arg("--dir").arg(self.dir()).args(args).env_remove("PLN_DIR").env_remove("PLN_HOST");
+        self.command_by(&[binary::pln().into()], args)
+    }
+
+    fn command_by(&self, starter: &[OsString], args: &[&str]) -> Command {
+        let (program, first) = starter.split_first().expect("something starts it");
+        let mut command = self.host.command(program);
+        command.args(first).arg("--dir").arg(self.dir()).args(args).env_remove("PLN_DIR").env_remove("PLN_HOST");
         command
     }
 
@@ -177,8 +195,13 @@ impl Pln {
         let mut log = File::options().create(true).append(true).open(self.log_path())?;
         writeln!(log, "--- up")?;
         let port = self.host.port().to_string();
-        let mut command = self.command(&["up", "--port", &port, "--name", self.host.name()]);
-        command.args(&self.up_flags).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let mut command = self.command_by(&self.starter, &["up", "--port", &port, "--name", self.host.name()]);
+        command
+            .envs(self.env.iter().cloned())
+            .args(&self.up_flags)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
         // Its own group: Ctrl-C at the demo's terminal ends the demo, which then ends its nodes.
         self.daemon = Some(command.process_group(0).spawn()?);
         Ok(())

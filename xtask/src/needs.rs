@@ -32,6 +32,22 @@ pub const IP: Need = Need {
     packages: &["iproute2"],
 };
 
+/// For the unit of the service, which systemd itself judges. It need not run the machine for that.
+pub const SYSTEMD: Need = Need {
+    what: "systemd-analyze",
+    why: "whether systemd accepts the service's unit, and how much it exposes",
+    met: || shell::has("systemd-analyze"),
+    packages: &["systemd"],
+};
+
+/// For running a daemon with a unit's rights.
+pub const SETPRIV: Need = Need {
+    what: "setpriv",
+    why: "the daemon as the service's user, with its capabilities",
+    met: || shell::has("setpriv"),
+    packages: &["util-linux"],
+};
+
 /// Lists `needs` and installs what is missing; returns whether all are met at the end.
 ///
 /// Where they are not (`--no-install`, no root, no Debian), the caller says what it leaves out.

@@ -15,7 +15,7 @@ pub struct Flags {
 /// `cargo xtask test`.
 pub fn run(flags: &Flags) -> Result<()> {
     let mut left_out = Vec::new();
-    needs::meet(&[needs::IP], flags.needs)?;
+    needs::meet(&[needs::IP, needs::SYSTEMD, needs::SETPRIV], flags.needs)?;
     if let Err(reason) = lab::available() {
         left_out.push(format!("scenarios in the lab: {reason}"));
     }

@@ -9,17 +9,19 @@ use hyper::Method;
 use pollen_common::identity::NodeKey;
 use serde_json::json;
 
+use super::daemon::{self, Dirs};
 use super::offline::Offline;
 use super::output::Output;
 use super::props::Props;
 use crate::cli::offline::code_of_open;
-use crate::config::{PORT_DEFAULT, UpOptions};
+use crate::config::UpOptions;
 use crate::control::api::{self, Done};
 use crate::control::client::Client;
 use crate::control::failure::{Code, Failure};
 use crate::control::settings::parse_address;
 use crate::enroll::{self, EnrollError};
 use crate::keys;
+use crate::store::owner::{self, Acting};
 use crate::store::{self, OpenError, StateDir};
 
 /// Make a new cluster, rooted on this machine
@@ -34,6 +36,7 @@ pub(super) struct Init {
 
 impl Init {
     pub(super) fn run(self, dir: &Path, output: &mut Output<'_, '_>, offline: &dyn Offline) -> Result<(), Failure> {
+        let _acting = act_for(dir)?;
         let founded = offline.init(dir, self.props.resolve(std::io::stdin())?)?;
         let (root, cluster, node) = (founded.root, founded.cluster, founded.node);
         let document =
@@ -74,12 +77,12 @@ impl UpArgs {
     }
 }
 
-/// Start the node, in the foreground
+/// Start the node, in the foreground or as a service
 ///
 /// A machine without credentials becomes a cluster of one. Options are remembered.
 #[derive(Debug, clap::Args)]
 pub(super) struct Up {
-    /// Start in the background, under systemd
+    /// Start the installed service, now and at every boot (see `pln daemon install`)
     #[arg(short, long)]
     detach: bool,
     #[command(flatten)]
@@ -87,25 +90,33 @@ pub(super) struct Up {
 }
 
 impl Up {
-    pub(super) fn run(self, dir: &Path, offline: &dyn Offline) -> Result<(), Failure> {
+    pub(super) fn run(
+        self,
+        dirs: &Dirs<'_>,
+        output: &mut Output<'_, '_>,
+        offline: &dyn Offline,
+    ) -> Result<(), Failure> {
         if self.detach {
-            return Err(no_service(self.args.port));
+            return detached(dirs.of_service(), self.args, output, offline);
         }
-        offline.run(dir, self.args.options())
+        let _acting = act_for(dirs.resolved)?;
+        offline.run(dirs.resolved, self.args.options())
     }
 }
 
-/// This version installs no systemd unit, so there is nothing that could keep a node in the background.
-fn no_service(port: Option<u16>) -> Failure {
-    let port = port.filter(|port| *port != PORT_DEFAULT).map(|port| format!(" --port {port}")).unwrap_or_default();
-    Failure::new(Code::Failed, "there is no pln service on this machine that could run in the background").hint(
-        format!(
-            "Run `pln up{port}` in the foreground, or `systemd-run --unit pln pln up{port}` to leave it to systemd"
-        ),
-    )
+/// Starts the service with these options.
+fn detached(dir: &Path, args: UpArgs, output: &mut Output<'_, '_>, offline: &dyn Offline) -> Result<(), Failure> {
+    let (port, options) = (args.port, args.options());
+    if daemon::governs(dir) && options != UpOptions::default() {
+        let _acting = act_for(dir)?;
+        offline.remember(dir, options)?;
+    }
+    daemon::start(dir, output, port)
 }
 
 /// Enter a cluster with an invite, and start
+///
+/// As a service where one is installed (see `pln daemon install`), else in the foreground.
 ///
 /// The token is what `pln invite` printed on a member; `-` reads it from standard input, where other users of this machine
 /// do not see it. A token that was entered once is spent.
@@ -126,12 +137,18 @@ const TOKEN_BYTES_MAX: u64 = 64 * 1024;
 impl Join {
     pub(super) fn run(self, dir: &Path, output: &mut Output<'_, '_>, offline: &dyn Offline) -> Result<(), Failure> {
         let token = if self.token == "-" { read_token()? } else { self.token };
+        let acting = act_for(dir)?;
         let joined = offline.join(dir, token.trim())?;
         let (cluster, node) = (joined.cluster, joined.node);
         let document = json!({"cluster_id": cluster.to_string(), "node": node.to_string()});
         output.answer(&document, || format!("joined cluster {cluster}\nas node {node}"))?;
         if self.no_up {
             return Ok(());
+        }
+        if daemon::governs(dir) {
+            // Starting a service is root's to do, not its user's.
+            drop(acting);
+            return detached(dir, self.args, output, offline);
         }
         offline.run(dir, self.args.options())
     }
@@ -160,6 +177,9 @@ const DOWN_POLL: Duration = Duration::from_millis(50);
 
 impl Down {
     pub(super) async fn run(self, client: &Client, dir: &Path, output: &mut Output<'_, '_>) -> Result<(), Failure> {
+        if daemon::stop(dir)? {
+            return output.answer(&Done::YES, || "down".into());
+        }
         let done: Done = client.exchange(Method::POST, "/v1/shutdown", None::<&()>).await?;
         // The socket goes first, the hold on the directory last: only then does `pln up` work again.
         let held = || matches!(StateDir::open(dir), Err(OpenError::Locked { .. }));
@@ -184,6 +204,7 @@ pub(super) struct Id {}
 
 impl Id {
     pub(super) fn run(self, dir: &Path, output: &mut Output<'_, '_>) -> Result<(), Failure> {
+        let _acting = act_for(dir)?;
         // Reading takes no lock, so that it works beside a running daemon.
         let known = enroll::id(dir).map_err(|error| match error {
             EnrollError::Open(error) => not_opened(error),
@@ -225,6 +246,7 @@ pub(super) struct Purge {
 
 impl Purge {
     pub(super) fn run(self, dir: &Path, output: &mut Output<'_, '_>) -> Result<(), Failure> {
+        let _acting = act_for(dir)?;
         let held = StateDir::open(dir).map_err(not_opened)?;
         if !self.yes && !confirmed(dir, self.include_keys)? {
             return Err(Failure::new(Code::Failed, "nothing was deleted"));
@@ -245,6 +267,10 @@ fn confirmed(dir: &Path, keys: bool) -> Result<bool, Failure> {
         .and_then(|()| std::io::stdin().read_line(&mut answer))
         .map_err(|error| Failure::new(Code::Failed, format!("cannot ask: {error}")))?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn act_for(dir: &Path) -> Result<Acting, Failure> {
+    owner::act_for(dir).map_err(|error| Failure::new(Code::Denied, error.to_string()))
 }
 
 fn not_opened(error: OpenError) -> Failure {

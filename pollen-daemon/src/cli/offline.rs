@@ -25,6 +25,12 @@ pub trait Offline {
     /// Which of the token's parts does not hold, or `Unreachable`; the directory is then as it was.
     fn join(&self, dir: &Path, token: &str) -> Result<Joined, Failure>;
 
+    /// Keeps options for the next start, without starting.
+    ///
+    /// # Errors
+    /// When the directory is in use or foreign, or an option cannot be.
+    fn remember(&self, dir: &Path, options: UpOptions) -> Result<(), Failure>;
+
     /// Runs a node until it is told to end.
     ///
     /// # Errors

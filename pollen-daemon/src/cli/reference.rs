@@ -12,15 +12,20 @@ fn page() -> String {
     let mut pln = super::Cli::command().term_width(WIDTH);
     pln.build();
     let mut page = String::from(HEAD);
-    let commands: Vec<String> = pln.get_subcommands().map(|command| command.get_name().to_owned()).collect();
-    for name in commands {
-        let command = pln.find_subcommand_mut(&name).expect("it was just listed");
+    describe(&mut pln, "pln", &mut page);
+    page
+}
+
+/// The commands of `parent`, and theirs.
+fn describe(parent: &mut clap::Command, path: &str, page: &mut String) {
+    for command in parent.get_subcommands_mut() {
+        let path = format!("{path} {}", command.get_name());
         let help = command.render_long_help().to_string();
         let help: Vec<&str> = help.lines().map(str::trim_end).collect();
         // Writing to a string does not fail.
-        let _ = write!(page, "\n## pln {name}\n\n```text\n{}\n```\n", help.join("\n").trim_end());
+        let _ = write!(page, "\n## {path}\n\n```text\n{}\n```\n", help.join("\n").trim_end());
+        describe(command, &path, page);
     }
-    page
 }
 
 const HEAD: &str = "# Command line

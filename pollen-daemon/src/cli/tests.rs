@@ -39,6 +39,10 @@ impl Offline for Remembers {
         Ok(Joined { cluster: ClusterId([0xC1; 32]), node: sample::key(1) })
     }
 
+    fn remember(&self, _: &Path, _: UpOptions) -> Result<(), Failure> {
+        Ok(())
+    }
+
     fn run(&self, _: &Path, options: UpOptions) -> Result<(), Failure> {
         self.ran.lock().expect("not poisoned").push(options);
         Ok(())
@@ -215,7 +219,7 @@ fn up_hands_its_options_on_and_refuses_what_it_cannot_do() {
     assert_eq!(ran.http.map(|at| at.port()), Some(9090));
 
     let detached = pln_with(&offline, dir.path(), &["up", "-d"]);
-    assert_eq!(detached.code, 1);
+    assert_ne!(detached.code, 0);
     assert!(detached.err.contains("foreground"), "{}", detached.err);
     assert!(offline.ran.lock().expect("not poisoned").is_empty());
 }

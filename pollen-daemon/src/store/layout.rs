@@ -21,7 +21,7 @@ const FORMAT_FILE_NEW: &str = "format.new";
 const FORMAT_BYTES_MAX: u64 = 64;
 
 /// Where a machine-wide installation keeps its state.
-const SYSTEM_DIR: &str = "/var/lib/pln";
+pub const SYSTEM_DIR: &str = "/var/lib/pln";
 
 /// What the Go `pln` leaves in the directory whose path we share with it.
 const GO_LAYOUT: [&str; 3] = ["state.pb", "config.yaml", "keys"];
