@@ -23,6 +23,7 @@ use crate::enroll::{self, EnrollError};
 use crate::keys;
 use crate::store::owner::{self, Acting};
 use crate::store::{self, OpenError, StateDir};
+use crate::systemd::unit::STOP_TIMEOUT;
 
 /// Make a new cluster, rooted on this machine
 ///
@@ -170,8 +171,8 @@ fn read_token() -> Result<String, Failure> {
 #[derive(Debug, clap::Args)]
 pub(super) struct Down {}
 
-/// How long `down` waits for the daemon's end: it drains streams for up to ten seconds.
-const DOWN_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long `down` waits for the daemon's end: as long as systemd would.
+const DOWN_TIMEOUT: Duration = STOP_TIMEOUT;
 /// How often it looks.
 const DOWN_POLL: Duration = Duration::from_millis(50);
 

@@ -61,10 +61,19 @@ pub fn resolve(flag: Option<&Path>, home: Option<&OsStr>) -> Result<PathBuf, Ope
         return Ok(dir.to_owned());
     }
     let system = Path::new(SYSTEM_DIR);
-    if system.join(FORMAT_FILE).exists() {
+    if is_provisioned(system) {
         return Ok(system.to_owned());
     }
     home.filter(|home| !home.is_empty()).map(|home| Path::new(home).join(".pln")).ok_or(OpenError::Nowhere)
+}
+
+/// Whether a state directory was laid out there. One that this user may not look into was: taken for none, it would
+/// send people to another node, or to a new one, instead of telling them what they lack.
+fn is_provisioned(dir: &Path) -> bool {
+    match fs::metadata(dir.join(FORMAT_FILE)) {
+        Ok(_) => true,
+        Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+    }
 }
 
 /// The whole of a directory, held by this process alone until dropped (or until the process dies in any way).
@@ -310,6 +319,15 @@ mod tests {
         let temp = tempfile::tempdir().expect("temporary directory");
         fs::write(temp.path().join("format.new"), "pollen-st").expect("write");
         StateDir::create(temp.path()).expect("nothing but our own unfinished file");
+    }
+
+    #[test]
+    fn a_directory_counts_once_it_is_laid_out() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        assert!(!is_provisioned(&temp.path().join("absent")));
+        assert!(!is_provisioned(temp.path()));
+        drop(StateDir::create(temp.path()).expect("an empty directory"));
+        assert!(is_provisioned(temp.path()));
     }
 
     #[test]
