@@ -19,9 +19,10 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::control::handle::{Connect, Disconnect, Listener, Serve, ServiceNumbers, ServiceRef};
 
-mod choose;
+pub(crate) mod choose;
 mod config;
 mod dial;
+mod exchange;
 mod exports;
 pub mod header;
 mod imports;
@@ -38,6 +39,7 @@ pub(crate) mod tests;
 
 pub use config::{ConfigError, ExportConfig, ImportConfig, ProtocolConfig, ServicesConfig};
 pub use dial::{Reach, Unreachable};
+pub use exchange::ExchangeError;
 pub use exports::{EXPORTS_MAX, Export, TooManyExports};
 pub use imports::{IMPORTS_MAX, Import};
 pub use resolve::{ResolveError, node as resolve_node};

@@ -5,6 +5,7 @@
 //! The rooms: `module` makes what was published runnable, `engine` runs it, `guest` is what it may import, `replicas`
 //! executes what the core wants hosted, `calls` brings calls to instances.
 
+pub mod calls;
 pub mod engine;
 pub mod guest;
 pub mod module;

@@ -1,7 +1,8 @@
-//! Which provider a new connection goes to. A pure decision over what is known of the candidates.
+//! Which provider a new connection goes to, or which host a call. A pure decision over what is known of the candidates.
 //! Invariant: every candidate appears once in the answer, each with the reason of its place, so that failing over
 //! never repeats and never gives up early.
 
+use std::fmt;
 use std::time::Duration;
 
 use pollen_common::identity::NodeKey;
@@ -11,14 +12,14 @@ const LATENCY_EQUAL: Duration = Duration::from_millis(2);
 
 /// A provider as a new connection sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Candidate {
+pub(crate) struct Candidate {
     pub node: NodeKey,
     /// This very node.
     pub local: bool,
     pub online: bool,
     /// Last measured, if this node has had a connection with it.
     pub rtt: Option<Duration>,
-    /// Streams and sessions that this node has open with it.
+    /// How busy it is: streams and sessions that this node has open with it, or the load that a host told.
     pub open: usize,
     /// Why it did not take a connection a short while ago.
     pub failed: Option<String>,
@@ -26,16 +27,63 @@ pub(super) struct Candidate {
 
 /// A provider to try, and why it has this place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Choice {
+pub(crate) struct Choice {
     pub node: NodeKey,
-    pub reason: String,
+    pub reason: Reason,
+}
+
+/// Why a candidate has its place. A sentence for people, which most choices never need.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    Local,
+    /// There is no other.
+    Only,
+    /// The others are offline or failed.
+    OnlyFit,
+    /// The better of `drawn`, which were drawn from `of`.
+    Better { drawn: usize, of: usize, by: By },
+    Next,
+    Failed(String),
+    Offline,
+}
+
+/// What made one of two the better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    Latency { near: Duration, far: Duration },
+    Load { less: usize, more: usize },
+    Lot,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local => f.write_str("this node provides it itself"),
+            Self::Only => f.write_str("the only provider"),
+            Self::OnlyFit => f.write_str("the only provider that is online and well"),
+            Self::Better { drawn, of, by } => write!(f, "the better of {drawn} drawn from {of}: {by}"),
+            Self::Next => f.write_str("next by latency, should others fail"),
+            Self::Failed(why) => write!(f, "kept for last because it failed a short while ago: {why}"),
+            Self::Offline => f.write_str("held for offline; tried only when no other is left"),
+        }
+    }
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Latency { near, far } => write!(f, "latency {near:.1?} against {far:.1?}"),
+            Self::Load { less, more } => write!(f, "load {less} against {more}"),
+            Self::Lot => f.write_str("equal in latency and load, so by lot"),
+        }
+    }
 }
 
 /// All candidates in the order in which to try them. `coin` is any number that varies from call to call.
 ///
 /// This node itself comes first: nothing is closer. Among the others two are drawn, and the better one goes first:
 /// drawing before comparing keeps many callers from all running to the same best provider.
-pub(super) fn order(candidates: Vec<Candidate>, coin: u64) -> Vec<Choice> {
+pub(crate) fn order(candidates: Vec<Candidate>, coin: u64) -> Vec<Choice> {
     let total = candidates.len();
     let mut choices = Vec::with_capacity(total);
     let mut fit = Vec::new();
@@ -43,7 +91,7 @@ pub(super) fn order(candidates: Vec<Candidate>, coin: u64) -> Vec<Choice> {
     let mut offline = Vec::new();
     for candidate in candidates {
         if candidate.local && candidate.failed.is_none() {
-            choices.push(Choice { node: candidate.node, reason: "this node provides it itself".into() });
+            choices.push(Choice { node: candidate.node, reason: Reason::Local });
         } else if !candidate.online {
             offline.push(candidate);
         } else if candidate.failed.is_some() {
@@ -59,49 +107,40 @@ pub(super) fn order(candidates: Vec<Candidate>, coin: u64) -> Vec<Choice> {
         fit.swap(1, second);
     }
     let drawn = fit.len().min(2);
-    let (first, why) = match fit.as_slice() {
-        [] => (None, String::new()),
-        [_] => (
-            Some(0),
-            if total == 1 { "the only provider".into() } else { "the only provider that is online and well".into() },
-        ),
+    let first = match fit.as_slice() {
+        [] => None,
+        [_] => Some((0, if total == 1 { Reason::Only } else { Reason::OnlyFit })),
         [a, b, ..] => {
-            let (better, why) = better(a, b, coin);
-            (Some(better), format!("the better of {drawn} drawn from {}: {why}", fit.len()))
+            let (better, by) = better(a, b, coin);
+            Some((better, Reason::Better { drawn, of: fit.len(), by }))
         }
     };
-    if let Some(first) = first {
-        let chosen = fit.remove(first);
-        choices.push(Choice { node: chosen.node, reason: why });
+    if let Some((first, reason)) = first {
+        choices.push(Choice { node: fit.remove(first).node, reason });
     }
     fit.sort_by_key(|candidate| (candidate.rtt.unwrap_or_default(), candidate.open));
-    choices
-        .extend(fit.into_iter().map(|c| Choice { node: c.node, reason: "next by latency, should others fail".into() }));
+    choices.extend(fit.into_iter().map(|c| Choice { node: c.node, reason: Reason::Next }));
     choices.extend(failed.into_iter().map(|candidate| {
         let why = candidate.failed.unwrap_or_default();
-        Choice { node: candidate.node, reason: format!("kept for last because it failed a short while ago: {why}") }
+        Choice { node: candidate.node, reason: Reason::Failed(why) }
     }));
-    choices.extend(
-        offline
-            .into_iter()
-            .map(|c| Choice { node: c.node, reason: "held for offline; tried only when no other is left".into() }),
-    );
+    choices.extend(offline.into_iter().map(|c| Choice { node: c.node, reason: Reason::Offline }));
     choices
 }
 
 /// The index of the better of two, and why.
-fn better(a: &Candidate, b: &Candidate, coin: u64) -> (usize, String) {
+fn better(a: &Candidate, b: &Candidate, coin: u64) -> (usize, By) {
     if let (Some(a_rtt), Some(b_rtt)) = (a.rtt, b.rtt) {
         let difference = a_rtt.abs_diff(b_rtt);
         if difference > LATENCY_EQUAL {
             let (index, near, far) = if a_rtt < b_rtt { (0, a_rtt, b_rtt) } else { (1, b_rtt, a_rtt) };
-            return (index, format!("latency {near:.1?} against {far:.1?}"));
+            return (index, By::Latency { near, far });
         }
     }
     match a.open.cmp(&b.open) {
-        std::cmp::Ordering::Less => (0, format!("{} open streams against {}", a.open, b.open)),
-        std::cmp::Ordering::Greater => (1, format!("{} open streams against {}", b.open, a.open)),
-        std::cmp::Ordering::Equal => (remainder(coin >> 16, 2), "equal in latency and streams, so by lot".into()),
+        std::cmp::Ordering::Less => (0, By::Load { less: a.open, more: b.open }),
+        std::cmp::Ordering::Greater => (1, By::Load { less: b.open, more: a.open }),
+        std::cmp::Ordering::Equal => (remainder(coin >> 16, 2), By::Lot),
     }
 }
 
@@ -155,7 +194,7 @@ mod tests {
         local.local = true;
         let choices = order(vec![offline, failed, candidate(3, Some(90), 5), local], 7);
         assert_eq!(choices.iter().map(|c| c.node.0[0]).collect::<Vec<_>>(), [4, 3, 2, 1]);
-        assert!(choices[2].reason.contains("refused"));
+        assert!(choices[2].reason.to_string().contains("refused"));
     }
 
     proptest! {

@@ -193,7 +193,7 @@ pub(super) async fn open(shared: &Shared, import: &Import) -> Result<Opened, NoP
                     Way::Local(..) => None,
                 };
                 shared.memory().worked(provider, &import.target, rtt);
-                return Ok(Opened { way, provider, reason: choice.reason, failed });
+                return Ok(Opened { way, provider, reason: choice.reason.to_string(), failed });
             }
             Err(error) => {
                 let who = view

@@ -100,6 +100,12 @@ impl ViewBuilder {
         self
     }
 
+    /// A seed in full.
+    pub(crate) fn with_seed(mut self, seed: SeedInfo) -> Self {
+        self.0.seeds.insert(seed.name.clone(), seed);
+        self
+    }
+
     pub(crate) fn unnamed(mut self, node: NodeKey, protocol: Protocol, port: u16) -> Self {
         self.0.unnamed.push(Provider { node, protocol, port });
         self

@@ -1,0 +1,161 @@
+//! One request to a service from inside this node, as a seed makes it: the input goes out whole, what comes back until
+//! the end is the answer. Owns that exchange; how a provider is found is `dial`'s.
+//! Invariant: no more is held than the asker allows, and whoever stops waiting leaves no stream behind.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::{Either, select};
+use pollen_common::identity::NodeKey;
+use pollen_common::views::{Name, Protocol};
+use quinn::{RecvStream, SendStream};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::dial::{self, Local, NoProvider, Way};
+use super::header::Target;
+use super::imports::Import;
+use super::live::Owner;
+use super::pump::{self, CODE_RESET};
+use super::session::Carrier;
+use super::{Services, Shared};
+
+/// Why a service gave no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExchangeError {
+    #[error("no service is called {0}")]
+    NoService(Name),
+    #[error("{0} speaks UDP, and only TCP can be asked so")]
+    Udp(Name),
+    #[error("{0}")]
+    NoProvider(String),
+    #[error("this node is at its limit of open streams")]
+    Busy,
+    #[error("the connection was cut")]
+    Cut,
+    #[error("the connection broke: {0}")]
+    Broken(String),
+    #[error("the answer is longer than {max} bytes")]
+    TooLong { max: usize },
+    #[error("the mesh is not up yet, or no more")]
+    NoMesh,
+}
+
+impl From<NoProvider> for ExchangeError {
+    fn from(error: NoProvider) -> Self {
+        match error {
+            NoProvider::Busy => Self::Busy,
+            error => Self::NoProvider(error.to_string()),
+        }
+    }
+}
+
+/// Ends a task together with whoever waits for it.
+struct Bound<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for Bound<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Services {
+    /// Sends `input` to a TCP service, ends that direction, and reads to the end of the other: at most
+    /// `answer_bytes_max`. Usable from any thread and runtime: the work is done on the mesh's.
+    ///
+    /// # Errors
+    /// See [`ExchangeError`]; the service may have acted on the input, except where no provider took the connection.
+    pub async fn exchange(&self, service: Name, input: Bytes, answer_bytes_max: usize) -> Result<Bytes, ExchangeError> {
+        let mesh = self.0.mesh.get().ok_or(ExchangeError::NoMesh)?;
+        let shared = Arc::clone(&self.0);
+        let task = mesh.runtime.spawn(async move { exchange(&shared, service, input, answer_bytes_max).await });
+        // It ends otherwise only with the runtime, or by a panic that its hook has reported.
+        (&mut Bound(task).0).await.unwrap_or(Err(ExchangeError::NoMesh))
+    }
+}
+
+async fn exchange(shared: &Shared, service: Name, input: Bytes, max: usize) -> Result<Bytes, ExchangeError> {
+    let protocol = shared.view.borrow().services.get(&service).map(|info| info.protocol);
+    match protocol {
+        None => return Err(ExchangeError::NoService(service)),
+        Some(Protocol::Udp) => return Err(ExchangeError::Udp(service)),
+        Some(Protocol::Tcp) => {}
+    }
+    let import = Import { target: Target::Name(service), provider: None, protocol: Protocol::Tcp, local_port: 0 };
+    let opened = dial::open(shared, &import).await?;
+    let slot = |peer: NodeKey, export| shared.live.open(Owner { peer, protocol: Protocol::Tcp, export });
+    match opened.way {
+        Way::Mesh(carrier) => {
+            let mut slot = slot(opened.provider, None).ok_or(ExchangeError::Busy)?;
+            shared.count_opened(Protocol::Tcp);
+            tokio::select! {
+                answer = over_mesh(carrier, input, max) => answer,
+                () = slot.cut() => Err(ExchangeError::Cut),
+            }
+        }
+        Way::Local(Local::Tcp(tcp), export) => {
+            let mut slot = slot(opened.provider, Some(export)).ok_or(ExchangeError::Busy)?;
+            shared.count_opened(Protocol::Tcp);
+            tokio::select! {
+                answer = over_socket(tcp, input, max) => answer,
+                () = slot.cut() => Err(ExchangeError::Cut),
+            }
+        }
+        Way::Local(Local::Udp(_), _) => unreachable!("a TCP import opens TCP"),
+    }
+}
+
+/// Resets both directions unless the exchange came to its end, so that the provider does not take a broken one for whole.
+struct Halves(Option<(SendStream, RecvStream)>);
+
+impl Drop for Halves {
+    fn drop(&mut self) {
+        if let Some((send, recv)) = &mut self.0 {
+            pump::reset_stream(send, recv, CODE_RESET);
+        }
+    }
+}
+
+async fn over_mesh(carrier: Carrier, input: Bytes, max: usize) -> Result<Bytes, ExchangeError> {
+    let mut halves = Halves(Some((carrier.send, carrier.recv)));
+    let (send, recv) = halves.0.as_mut().expect("put there above");
+    let write = async {
+        send.write_chunk(input).await?;
+        let _ = send.finish();
+        Ok::<_, quinn::WriteError>(())
+    };
+    let answer = whichever_way(write, recv.read_to_end(max)).await;
+    match answer {
+        Ok(bytes) => {
+            halves.0 = None;
+            Ok(bytes.into())
+        }
+        Err(quinn::ReadToEndError::TooLong) => Err(ExchangeError::TooLong { max }),
+        Err(quinn::ReadToEndError::Read(error)) => Err(ExchangeError::Broken(error.to_string())),
+    }
+}
+
+async fn over_socket(tcp: TcpStream, input: Bytes, max: usize) -> Result<Bytes, ExchangeError> {
+    let (mut read, mut write) = tcp.into_split();
+    let write = async {
+        write.write_all(&input).await?;
+        write.shutdown().await
+    };
+    let mut answer = Vec::new();
+    let mut bounded = (&mut read).take(u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1));
+    let done = whichever_way(write, bounded.read_to_end(&mut answer)).await;
+    done.map_err(|error| ExchangeError::Broken(error.to_string()))?;
+    if answer.len() > max {
+        return Err(ExchangeError::TooLong { max });
+    }
+    Ok(answer.into())
+}
+
+/// Reads to the end beside writing: a service may answer without hearing all, and what it says counts.
+async fn whichever_way<W, R>(write: impl Future<Output = W>, read: impl Future<Output = R>) -> R {
+    match select(pin!(write), pin!(read)).await {
+        Either::Left((_, read)) => read.await,
+        Either::Right((answer, _)) => answer,
+    }
+}

@@ -1,0 +1,206 @@
+//! Why a call gave no output, inside this node. Owns what each failure means to people; knows nothing of how it came.
+//! Invariant: a failure that does not say that nothing ran is taken as one where something may have.
+
+use pollen_common::identity::NodeKey;
+use pollen_common::node::RefusalKind;
+
+use super::answer::{Remark, Status};
+use super::header::HOPS_MAX;
+use crate::control::handle::{CallFailure, SeedRef};
+use crate::workload::{BODY_BYTES_MAX, CALL_DEPTH_MAX};
+
+/// A call that gave no output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub status: Status,
+    pub kind: RefusalKind,
+    /// The label of its metric.
+    pub label: &'static str,
+    /// A sentence.
+    pub message: String,
+    pub hint: Option<&'static str>,
+    /// The guest ran, or may have.
+    pub ran: bool,
+    /// The node that said so, where one did.
+    pub by: Option<NodeKey>,
+}
+
+impl Failure {
+    /// A failure before anything ran.
+    pub(super) fn before(status: Status, kind: RefusalKind, label: &'static str, message: String) -> Self {
+        Self { status, kind, label, message, hint: None, ran: false, by: None }
+    }
+
+    pub(super) fn not_found(target: &SeedRef) -> Self {
+        let message = match target {
+            SeedRef::Name(name) => format!("no seed is called {name}"),
+            SeedRef::Module(module) => format!("no seed has the module {module}"),
+        };
+        let failure = Self::before(Status::NotHere, RefusalKind::NotFound, "not_found", message);
+        Self { hint: Some("see `pln status seeds`"), ..failure }
+    }
+
+    pub(super) fn cycle() -> Self {
+        let message = "the call leads back to a seed that waits for it".into();
+        Self::before(Status::Cycle, RefusalKind::Failed, "cycle", message)
+    }
+
+    pub(super) fn depth() -> Self {
+        let message =
+            format!("the call leads through more than {CALL_DEPTH_MAX} seeds, or {HOPS_MAX} tail calls");
+        Self::before(Status::Depth, RefusalKind::Failed, "depth", message)
+    }
+
+    pub(super) fn function_name() -> Self {
+        let message = format!("a function's name has 1 to {} bytes", super::header::FUNCTION_BYTES_MAX);
+        Self::before(Status::NoFunction, RefusalKind::Usage, "no_function", message)
+    }
+
+    pub(super) fn input_too_large(bytes: usize) -> Self {
+        let message = format!("the input of {bytes} bytes is over the limit of {BODY_BYTES_MAX}");
+        Self::before(Status::InputTooLarge, RefusalKind::Failed, "input_too_large", message)
+    }
+
+    /// Time ran out; whether after it was sent to anyone is the argument.
+    pub(super) fn deadline(ran: bool) -> Self {
+        let message = if ran {
+            "no answer came in time: it may have run".to_owned()
+        } else {
+            "time ran out before any node took the call".to_owned()
+        };
+        Self { ran, ..Self::before(Status::Deadline, RefusalKind::Failed, "deadline", message) }
+    }
+
+    /// It is not hosted here.
+    pub(super) fn not_here() -> Self {
+        Self::before(Status::NotHere, RefusalKind::Unreachable, "not_here", "it is not hosted here".into())
+    }
+
+    /// This node is at a limit.
+    pub(super) fn busy(label: &'static str, why: String) -> Self {
+        Self::before(Status::Busy, RefusalKind::Failed, label, why)
+    }
+
+    /// The guest ran and failed, or what it asked for then did.
+    pub(super) fn after(self) -> Self {
+        Self { ran: true, ..self }
+    }
+
+    /// Nobody is ready to serve it.
+    pub(super) fn no_host(target: &str) -> Self {
+        let message = format!("no node is ready to serve {target}");
+        let failure = Self::before(Status::Busy, RefusalKind::Unreachable, "no_host", message);
+        Self { hint: Some("`pln why` tells which nodes should, and what is in the way"), ..failure }
+    }
+
+    /// Everyone who could have served it did not, each with its reason. `worst` is the last's status, if it gave one.
+    pub(super) fn refused(target: &str, reasons: &[String], worst: Option<Status>, ran: bool) -> Self {
+        let (kind, label) = match worst {
+            Some(Status::Busy) => (RefusalKind::Failed, "busy"),
+            Some(Status::Denied) => (RefusalKind::Denied, "denied"),
+            _ => (RefusalKind::Unreachable, "unreachable"),
+        };
+        let may = if ran { "; it may have run" } else { "" };
+        let message = format!("no node took the call of {target}: {}{may}", reasons.join("; "));
+        let hint = (worst == Some(Status::Busy)).then_some("try again in a moment, or ask for more replicas");
+        Self { ran, hint, ..Self::before(Status::Busy, kind, label, message) }
+    }
+
+    /// Whoever ran it is gone, or was lost sight of.
+    pub(super) fn lost(by: NodeKey, host: &str, why: &str) -> Self {
+        let message = format!("{host} was lost while it served the call ({why}): it may have run");
+        Self {
+            ran: true,
+            by: Some(by),
+            hint: Some("if calling it twice does no harm, publish it with --idempotent, and such calls are made again"),
+            ..Self::before(Status::Lost, RefusalKind::Unreachable, "lost", message)
+        }
+    }
+
+    /// What a host answered.
+    pub(super) fn answered(status: Status, remark: Remark, by: NodeKey) -> Self {
+        let kind = match status {
+            Status::NoFunction => RefusalKind::NotFound,
+            Status::Denied => RefusalKind::Denied,
+            Status::Lost | Status::Draining => RefusalKind::Unreachable,
+            _ => RefusalKind::Failed,
+        };
+        let label = known_label(&remark.label).unwrap_or(status.label());
+        let message = if remark.message.is_empty() {
+            format!("the host answered: {}", status.label().replace('_', " "))
+        } else {
+            printable(&remark.message)
+        };
+        Self { status, kind, label, message, hint: None, ran: remark.ran, by: Some(by) }
+    }
+
+    /// As it is passed on to whoever called.
+    pub(super) fn remark(&self) -> Remark {
+        Remark { ran: self.ran, label: self.label.to_owned(), message: self.message.clone(), ..Remark::default() }
+    }
+
+    pub(super) fn for_people(self) -> CallFailure {
+        CallFailure {
+            kind: self.kind,
+            message: self.message,
+            hint: self.hint.map(str::to_owned),
+            may_have_run: self.ran,
+            served_by: self.by,
+        }
+    }
+}
+
+/// A host's label as one of ours: a peer must not make up labels of metrics.
+fn known_label(label: &str) -> Option<&'static str> {
+    const KNOWN: [&str; 22] = [
+        "no_function",
+        "pool_full",
+        "seed_limit",
+        "caller_limit",
+        "queue_full",
+        "waited_too_long",
+        "body_room",
+        "input_too_large",
+        "output_too_large",
+        "memory_limit",
+        "time_limit",
+        "deadline",
+        "stack_limit",
+        "trap",
+        "failed",
+        "not_found",
+        "cycle",
+        "depth",
+        "lost",
+        "unreachable",
+        "busy",
+        "no_host",
+    ];
+    KNOWN.into_iter().find(|known| *known == label)
+}
+
+/// A peer's text as it may be shown: without control characters but line ends.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() || *c == '\n').collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hosts_words_cannot_become_labels_or_move_a_cursor() {
+        let remark = Remark { ran: true, label: "made_up".into(), message: "a\u{1b}[2Jb\nc".into(), ..Remark::default() };
+        let failure = Failure::answered(Status::Failed, remark, NodeKey([1; 32]));
+        assert_eq!((failure.label, failure.message.as_str()), ("failed", "a[2Jb\nc"));
+        assert!(failure.for_people().may_have_run);
+    }
+
+    #[test]
+    fn a_failure_survives_being_passed_on() {
+        let lost = Failure::lost(NodeKey([1; 32]), "alpha", "its connection broke");
+        let again = Failure::answered(lost.status, lost.remark(), NodeKey([2; 32]));
+        assert_eq!((again.label, again.kind, again.ran), (lost.label, lost.kind, lost.ran));
+        assert_eq!(again.message, lost.message);
+    }
+}

@@ -1,0 +1,54 @@
+//! Calls between two and three nodes, over the real transport on loopback, with guests written in Rust.
+
+use pollen_common::identity::{Digest, NodeKey};
+use pollen_common::time::UnixMs;
+use pollen_common::views::{SeedInfo, SeedVersion};
+
+use crate::services::tests::view::ViewBuilder;
+#[allow(unused_imports)]
+use super::target::Identified as _;
+
+/// The vectors of the format's description whose labels begin so, in the order in which they stand there.
+pub(super) fn vectors(kind: &str) -> Vec<(String, Vec<u8>)> {
+    include_str!("../../../../docs/protocol/calls.md")
+        .lines()
+        .filter_map(|line| line.strip_prefix("- `vector ")?.split_once("`: `"))
+        .filter(|(label, _)| label.starts_with(kind))
+        .map(|(label, rest)| {
+            let digits = rest.split('`').next().expect("split yields at least one part").replace(' ', "");
+            (label.to_owned(), data_encoding::HEXLOWER.decode(digits.as_bytes()).expect("a vector is hexadecimal"))
+        })
+        .collect()
+}
+
+/// One of many versions.
+pub(super) fn seed_version(byte: u8) -> SeedVersion {
+    SeedVersion {
+        module: Digest([byte; 32]),
+        size_bytes: 1000,
+        memory_bytes: 8 << 20,
+        timeout_ms: 30_000,
+        idempotent: false,
+        image: false,
+    }
+}
+
+/// Adds a seed, with those who serve its versions, to a view.
+pub(super) fn with_seed(
+    view: ViewBuilder,
+    name: &str,
+    versions: &[SeedVersion],
+    replicas: &[(SeedVersion, &[NodeKey])],
+) -> ViewBuilder {
+    let name: pollen_common::views::Name = name.parse().expect("a name");
+    view.seed(SeedInfo {
+        name,
+        owner: NodeKey([0xee; 32]),
+        claimed: UnixMs(1),
+        min_replicas: 2,
+        everywhere: false,
+        versions: versions.to_vec(),
+        replicas: replicas.iter().map(|(version, hosts)| (version.id(), hosts.iter().copied().collect())).collect(),
+        conflicts: Vec::new(),
+    })
+}
