@@ -332,7 +332,7 @@ impl Mesh {
     }
 
     /// Stops the thread as a crash would: without a word to anybody.
-    async fn stop(&self) {
+    pub(crate) async fn stop(&self) {
         self.0.stop.send_replace(true);
         let thread = self.0.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {

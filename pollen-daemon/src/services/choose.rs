@@ -41,7 +41,11 @@ pub(crate) enum Reason {
     /// The others are offline or failed.
     OnlyFit,
     /// The better of `drawn`, which were drawn from `of`.
-    Better { drawn: usize, of: usize, by: By },
+    Better {
+        drawn: usize,
+        of: usize,
+        by: By,
+    },
     Next,
     Failed(String),
     Offline,

@@ -17,6 +17,8 @@ use pollen_daemon::control::api::{ConnectBody, InviteBody, ServeBody, SettingBod
 use pollen_daemon::control::settings::parse_address;
 use pollen_daemon::services::header::{Denial, Header, datagram_prefix, decode_status, session_number};
 use pollen_daemon::services::payload::{Incoming, PAYLOAD_BYTES_MAX, framed};
+use pollen_daemon::workload::calls::answer::{Remark, Status};
+use pollen_daemon::workload::calls::header as call;
 use pollen_daemon::workload::module::{ModuleOptions, merge};
 
 /// A target: its name, and what it does with an input.
@@ -24,6 +26,7 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets, by name.
 pub const TARGETS: &[Target] = &[
+    ("call_stream", call_stream),
     ("content_stream", content_stream),
     ("control_body", control_body),
     ("delta", delta),
@@ -187,6 +190,19 @@ pub fn session_payload(data: &[u8]) {
     }
     assert!(stream.starts_with(&written), "payloads are what the stream says, and in its order");
     assert!(!incoming.is_between() || written == stream, "nothing is lost between two payloads");
+}
+
+/// What opens a call stream, and the remark of its answer.
+pub fn call_stream(data: &[u8]) {
+    if let Ok(header) = call::Header::decode(data) {
+        assert_eq!(call::Header::decode(&header.encode()), Ok(header));
+    }
+    if let Ok(remark) = Remark::decode(data) {
+        assert_eq!(Remark::decode(&remark.encode()), Ok(remark));
+    }
+    if let [status, ..] = data {
+        assert!(Status::from_code(*status).is_none_or(|known| known.code() == *status));
+    }
 }
 
 /// A request for content, and the answer to one: status, size and values of groups.

@@ -244,7 +244,8 @@ mod tests {
         let busy = Remark { load: 800, label: "waiting".into(), ..Remark::default() }.answering(Status::Busy, 0);
         let (status, failed) = Remark::of_failure(&CallError::Memory { max_bytes: 8 << 20 });
         let failed = failed.answering(status, 0);
-        let expected = [("answer with two bytes of output", done), ("answer of a busy host", busy), ("answer of a limit", failed)];
+        let expected =
+            [("answer with two bytes of output", done), ("answer of a busy host", busy), ("answer of a limit", failed)];
         let described = crate::workload::calls::tests::vectors("answer ");
         assert_eq!(described.len(), expected.len(), "each vector is checked");
         for ((label, bytes), (expected_label, expected_bytes)) in described.iter().zip(&expected) {

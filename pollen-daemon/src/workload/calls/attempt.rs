@@ -101,23 +101,19 @@ fn is_online(view: &View, node: &NodeKey) -> bool {
 }
 
 /// What an answer means.
-fn judge(
-    peer: &Peer,
-    found: &Resolved,
-    host: NodeKey,
-    status: Status,
-    remark: Remark,
-    output: Bytes,
-) -> Outcome {
+fn judge(peer: &Peer, found: &Resolved, host: NodeKey, status: Status, remark: Remark, output: Bytes) -> Outcome {
     let may_elsewhere = match status {
         Status::Done => {
             peer.worked();
             return Outcome::Done(Done { output, by: host, version: remark.served.unwrap_or(found.id), retries: 0 });
         }
         Status::Busy => !remark.ran,
-        Status::NotHere | Status::Draining | Status::Denied | Status::Malformed | Status::Version | Status::Other(_) => {
-            !remark.ran
-        }
+        Status::NotHere
+        | Status::Draining
+        | Status::Denied
+        | Status::Malformed
+        | Status::Version
+        | Status::Other(_) => !remark.ran,
         Status::Lost => found.idempotent,
         Status::Cycle
         | Status::Depth

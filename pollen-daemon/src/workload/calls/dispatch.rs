@@ -147,11 +147,7 @@ async fn try_hosts(
         tokio::select! {
             outcome = under_way.next() => match outcome.expect("one is under way") {
                 Outcome::Done(done) => return Some(Ok(Done { retries: trail.tries - 1, ..done })),
-                // Another that is under way may still end well.
-                Outcome::Final(failure) if failure.status == Status::Deadline || under_way.is_empty() => {
-                    return Some(Err(Failure { ran: failure.ran || trail.ran, ..failure }));
-                }
-                Outcome::Final(failure) => return Some(Err(failure)),
+                Outcome::Final(failure) => return Some(Err(Failure { ran: failure.ran || trail.ran, ..failure })),
                 Outcome::NotTaken(NotTaken { host, why, status, ran }) => {
                     tracing::debug!(%host, seed = %found.name, why, "call not taken");
                     trail.reasons.push(format!("{}: {why}", name_of(view, &host)));
@@ -185,7 +181,11 @@ fn attempt<'a>(
     ask: &'a Ask,
     node: NodeKey,
 ) -> BoxFuture<'a, Outcome> {
-    if node == view.me { local(shared, found, ask, node).boxed() } else { attempt::remote(shared, view, found, ask, node).boxed() }
+    if node == view.me {
+        local(shared, found, ask, node).boxed()
+    } else {
+        attempt::remote(shared, view, found, ask, node).boxed()
+    }
 }
 
 async fn local(shared: &Arc<Shared>, found: &Resolved, ask: &Ask, me: NodeKey) -> Outcome {

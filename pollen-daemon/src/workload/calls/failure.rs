@@ -46,8 +46,7 @@ impl Failure {
     }
 
     pub(super) fn depth() -> Self {
-        let message =
-            format!("the call leads through more than {CALL_DEPTH_MAX} seeds, or {HOPS_MAX} tail calls");
+        let message = format!("the call leads through more than {CALL_DEPTH_MAX} seeds, or {HOPS_MAX} tail calls");
         Self::before(Status::Depth, RefusalKind::Failed, "depth", message)
     }
 
@@ -150,33 +149,42 @@ impl Failure {
     }
 }
 
+/// Every way in which a call ends but well: the labels of metrics, explained in the guide.
+pub(super) const LABELS: [&str; 29] = [
+    "body_room",
+    "busy",
+    "caller_limit",
+    "cycle",
+    "deadline",
+    "denied",
+    "depth",
+    "draining",
+    "failed",
+    "given_up",
+    "input_too_large",
+    "lost",
+    "malformed",
+    "memory_limit",
+    "no_function",
+    "no_host",
+    "not_found",
+    "not_here",
+    "other",
+    "output_too_large",
+    "pool_full",
+    "queue_full",
+    "seed_limit",
+    "stack_limit",
+    "time_limit",
+    "trap",
+    "unknown_version",
+    "unreachable",
+    "waited_too_long",
+];
+
 /// A host's label as one of ours: a peer must not make up labels of metrics.
 fn known_label(label: &str) -> Option<&'static str> {
-    const KNOWN: [&str; 22] = [
-        "no_function",
-        "pool_full",
-        "seed_limit",
-        "caller_limit",
-        "queue_full",
-        "waited_too_long",
-        "body_room",
-        "input_too_large",
-        "output_too_large",
-        "memory_limit",
-        "time_limit",
-        "deadline",
-        "stack_limit",
-        "trap",
-        "failed",
-        "not_found",
-        "cycle",
-        "depth",
-        "lost",
-        "unreachable",
-        "busy",
-        "no_host",
-    ];
-    KNOWN.into_iter().find(|known| *known == label)
+    LABELS.binary_search(&label).ok().map(|index| LABELS[index])
 }
 
 /// A peer's text as it may be shown: without control characters but line ends.
@@ -190,10 +198,20 @@ mod tests {
 
     #[test]
     fn a_hosts_words_cannot_become_labels_or_move_a_cursor() {
-        let remark = Remark { ran: true, label: "made_up".into(), message: "a\u{1b}[2Jb\nc".into(), ..Remark::default() };
+        let remark =
+            Remark { ran: true, label: "made_up".into(), message: "a\u{1b}[2Jb\nc".into(), ..Remark::default() };
         let failure = Failure::answered(Status::Failed, remark, NodeKey([1; 32]));
         assert_eq!((failure.label, failure.message.as_str()), ("failed", "a[2Jb\nc"));
         assert!(failure.for_people().may_have_run);
+    }
+
+    #[test]
+    fn each_label_is_explained_in_the_guide_and_can_be_found() {
+        let guide = include_str!("../../../../docs/guide/metrics.md");
+        for label in LABELS {
+            assert!(guide.contains(&format!("| `{label}` |")), "{label} is not explained");
+            assert_eq!(known_label(label), Some(label), "the list is in order");
+        }
     }
 
     #[test]

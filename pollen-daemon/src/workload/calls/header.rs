@@ -183,7 +183,8 @@ mod tests {
         };
         let mut small = simple().opening(2);
         small.extend_from_slice(b"hi");
-        let expected = [("call with two bytes of input", small), ("call by hash from within a call", nested.opening(0))];
+        let expected =
+            [("call with two bytes of input", small), ("call by hash from within a call", nested.opening(0))];
         let described = crate::workload::calls::tests::vectors("call ");
         assert_eq!(described.len(), expected.len(), "each vector is checked");
         for ((label, bytes), (expected_label, expected_bytes)) in described.iter().zip(&expected) {

@@ -61,9 +61,8 @@ pub(super) async fn run(shared: &Arc<Shared>, begun: Begun, ask: Ask) -> Result<
         return Err(Failure::cycle());
     }
     let output = instance(shared, begun, &ask, me).await?;
-    let tail = tail::of_output(&output).map_err(|broken| {
-        Failure::before(Status::Failed, RefusalKind::Failed, "failed", broken.to_string()).after()
-    })?;
+    let tail = tail::of_output(&output)
+        .map_err(|broken| Failure::before(Status::Failed, RefusalKind::Failed, "failed", broken.to_string()).after())?;
     match tail {
         None => Ok(Done { output, by: me, version, retries: 0 }),
         Some(tail) => go_on(shared, tail, ask).await.map_err(Failure::after),
@@ -107,13 +106,6 @@ async fn go_on(shared: &Arc<Shared>, tail: TailCall, ask: Ask) -> Result<Done, F
         return Err(Failure::depth());
     }
     let TailCall { name, function, input } = tail;
-    let next = Ask {
-        target: SeedRef::Name(name),
-        function,
-        input,
-        retries: GUEST_RETRIES,
-        hops: ask.hops + 1,
-        ..ask
-    };
+    let next = Ask { target: SeedRef::Name(name), function, input, retries: GUEST_RETRIES, hops: ask.hops + 1, ..ask };
     dispatch::boxed(Arc::clone(shared), next).await
 }

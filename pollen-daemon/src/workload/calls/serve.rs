@@ -107,7 +107,8 @@ async fn while_wanted(
 }
 
 async fn answer_to(shared: &Arc<Shared>, peer: NodeKey, incoming: &mut Incoming) -> Result<Done, Failure> {
-    let header = timeout(PATIENCE, header(incoming)).await.map_err(|_| malformed("the header did not come in time"))??;
+    let header =
+        timeout(PATIENCE, header(incoming)).await.map_err(|_| malformed("the header did not come in time"))??;
     let now = Instant::now();
     if shared.draining.load(Ordering::Relaxed) {
         return Err(refusal(shared, Status::Draining, "this node is leaving"));
@@ -141,12 +142,9 @@ async fn header(incoming: &mut Incoming) -> Result<Header, Failure> {
     let bytes = bytes.ok_or_else(|| malformed("the header is too long"))?;
     Header::decode(&bytes).map_err(|error| match error {
         HeaderError::Malformed => malformed(&error.to_string()),
-        HeaderError::Version => Failure::before(
-            Status::Version,
-            RefusalKind::Failed,
-            Status::Version.label(),
-            error.to_string(),
-        ),
+        HeaderError::Version => {
+            Failure::before(Status::Version, RefusalKind::Failed, Status::Version.label(), error.to_string())
+        }
     })
 }
 

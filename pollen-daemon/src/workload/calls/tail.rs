@@ -54,7 +54,8 @@ pub(super) fn of_output(output: &[u8]) -> Result<Option<TailCall>, BrokenTail> {
     let marker: Marker = serde_json::from_str(text).map_err(|error| broken(error.to_string()))?;
     debug_assert!(marker.kind.is_some(), "looked at above");
     let uri = marker.uri.ok_or_else(|| broken("it has no uri".into()))?;
-    let Uri::Seed { name, function } = uri.parse().map_err(|error: super::target::UriError| broken(error.to_string()))?
+    let Uri::Seed { name, function } =
+        uri.parse().map_err(|error: super::target::UriError| broken(error.to_string()))?
     else {
         return Err(broken("it names a service, not a seed".into()));
     };
@@ -80,7 +81,15 @@ mod tests {
 
     #[test]
     fn other_outputs_stay_what_they_are() {
-        for text in ["", "hi", "{}", r#"["tail_call"]"#, r#"{"kind":"other","x":"tail_call"}"#, r#"{"x":"tail_call"}"#, "{\"tail"] {
+        for text in [
+            "",
+            "hi",
+            "{}",
+            r#"["tail_call"]"#,
+            r#"{"kind":"other","x":"tail_call"}"#,
+            r#"{"x":"tail_call"}"#,
+            "{\"tail",
+        ] {
             assert_eq!(of_output(text.as_bytes()), Ok(None), "{text}");
         }
         assert_eq!(of_output(b"{\"tail_call\" \xff"), Ok(None), "no text at all");

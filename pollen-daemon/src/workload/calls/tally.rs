@@ -14,24 +14,8 @@ use crate::services::choose::Reason;
 
 /// Upper bounds of the histogram, in microseconds: from an empty call in memory to the default time limit and beyond.
 const BOUNDS_US: [u64; 18] = [
-    25,
-    50,
-    100,
-    250,
-    500,
-    1_000,
-    2_500,
-    5_000,
-    10_000,
-    25_000,
-    50_000,
-    100_000,
-    250_000,
-    500_000,
-    1_000_000,
-    5_000_000,
-    30_000_000,
-    60_000_000,
+    25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    5_000_000, 30_000_000, 60_000_000,
 ];
 /// Placements remembered of one seed.
 const PLACEMENTS_MAX: usize = 4;
@@ -194,7 +178,12 @@ mod tests {
     fn only_so_many_seeds_are_remembered() {
         let placements = Placements::default();
         for index in 0..SEEDS_MAX + 10 {
-            placements.note(&format!("s{index}").parse().expect("a name"), NodeKey([1; 32]), &Reason::Local, Instant::now());
+            placements.note(
+                &format!("s{index}").parse().expect("a name"),
+                NodeKey([1; 32]),
+                &Reason::Local,
+                Instant::now(),
+            );
         }
         assert_eq!(lock(&placements.0).len(), SEEDS_MAX);
     }

@@ -1,12 +1,16 @@
 //! Calls between two and three nodes, over the real transport on loopback, with guests written in Rust.
 
+mod chains;
+mod cluster;
+mod death;
+mod elsewhere;
+mod plain;
+
 use pollen_common::identity::{Digest, NodeKey};
 use pollen_common::time::UnixMs;
 use pollen_common::views::{SeedInfo, SeedVersion};
 
 use crate::services::tests::view::ViewBuilder;
-#[allow(unused_imports)]
-use super::target::Identified as _;
 
 /// The vectors of the format's description whose labels begin so, in the order in which they stand there.
 pub(super) fn vectors(kind: &str) -> Vec<(String, Vec<u8>)> {
@@ -41,7 +45,7 @@ pub(super) fn with_seed(
     replicas: &[(SeedVersion, &[NodeKey])],
 ) -> ViewBuilder {
     let name: pollen_common::views::Name = name.parse().expect("a name");
-    view.seed(SeedInfo {
+    view.with_seed(SeedInfo {
         name,
         owner: NodeKey([0xee; 32]),
         claimed: UnixMs(1),

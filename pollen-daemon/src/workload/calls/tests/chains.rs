@@ -1,0 +1,183 @@
+//! Calls that lead to further calls: requests of seeds and services, circles, depth, and tail calls.
+
+use bytes::Bytes;
+use pollen_common::identity::NodeKey;
+use pollen_common::views::Protocol;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+use super::cluster::{Cluster, Given, echo, relay};
+use super::{seed_version, with_seed};
+use crate::services::tests::view::ViewBuilder;
+use crate::workload::calls::Limits;
+use crate::workload::calls::header::HOPS_MAX;
+use crate::workload::{CALL_DEPTH_MAX, CallError};
+
+/// Seeds `s0`, `s1`... by turns on the first two nodes.
+fn spread(view: ViewBuilder, hosts: [NodeKey; 2], count: u8) -> ViewBuilder {
+    (0..count).fold(view, |view, index| {
+        let version = seed_version(index);
+        with_seed(view, &format!("s{index}"), &[version], &[(version, &[hosts[usize::from(index % 2)]])])
+    })
+}
+
+#[tokio::test]
+async fn a_seed_asks_a_seed_on_another_node_and_that_sees_its_host_as_caller() {
+    let cluster = Cluster::start(3);
+    let hosts = [cluster.key(0), cluster.key(1)];
+    cluster.0[0].host(seed_version(0), relay);
+    cluster.0[1].host(seed_version(1), |given: Given| async move {
+        let caller = &given.invocation.caller;
+        Ok(format!("{} {:?}", caller.peer, caller.path).into())
+    });
+    cluster.publish(|view| spread(view, hosts, 2));
+    let answer = cluster.call(2, "s0", b"pln://seed/s1/run").await.expect("both are hosted");
+    assert_eq!(answer.output, format!("{} {:?}", hosts[0], [seed_version(0).id()]));
+}
+
+#[tokio::test]
+async fn on_the_same_node_the_first_caller_stays_known() {
+    let cluster = Cluster::start(2);
+    let here = [cluster.key(0), cluster.key(0)];
+    cluster.0[0].host(seed_version(0), relay);
+    cluster.0[0]
+        .host(seed_version(1), |given: Given| async move { Ok(given.invocation.caller.peer.to_string().into()) });
+    cluster.publish(|view| spread(view, here, 2));
+    let answer = cluster.call(1, "s0", b"pln://seed/s1/run").await.expect("both are hosted");
+    assert_eq!(answer.output, cluster.key(1).to_string());
+}
+
+#[tokio::test]
+async fn a_call_in_a_circle_is_refused_where_it_closes() {
+    let cluster = Cluster::start(3);
+    let hosts = [cluster.key(0), cluster.key(1)];
+    cluster.0[0].host(seed_version(0), relay);
+    cluster.0[1].host(seed_version(1), |given: Given| async move {
+        let uri = "pln://seed/s0/run".to_owned();
+        let answer = given.world.request(&given.invocation, given.version, uri, Bytes::new()).await;
+        Ok(answer.expect_err("a circle").into())
+    });
+    cluster.publish(|view| spread(view, hosts, 2));
+    let answer = cluster.call(2, "s0", b"pln://seed/s1/run").await.expect("the first call itself is fine");
+    assert_eq!(answer.output, "the call leads back to a seed that waits for it");
+    let answer = cluster.call(2, "s0", b"pln://seed/s0/run").await.expect("the first call itself is fine");
+    assert!(answer.output.starts_with(b"refused: the call leads back"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_chain_may_be_so_long_and_no_longer() {
+    let cluster = Cluster::start(3);
+    let (hosts, count) = ([cluster.key(0), cluster.key(1)], u8::try_from(CALL_DEPTH_MAX).expect("small") + 1);
+    for index in 0..count {
+        // Each adds one to what the next answers; the one that cannot go on answers with its own place.
+        cluster.0[usize::from(index % 2)].host(seed_version(index), move |given: Given| async move {
+            let uri = format!("pln://seed/s{}/run", index + 1);
+            let answer = given.world.request(&given.invocation, given.version, uri, Bytes::new()).await;
+            Ok(answer.unwrap_or_else(|_| Bytes::from(format!("{}", index + 1))))
+        });
+    }
+    cluster.publish(|view| spread(view, hosts, count));
+    let answer = cluster.call(2, "s0", b"").await.expect("the first call itself is fine");
+    assert_eq!(answer.output, CALL_DEPTH_MAX.to_string());
+}
+
+fn tail(uri: &str, input: &str) -> Bytes {
+    let input = data_encoding::BASE64.encode(input.as_bytes());
+    format!(r#"{{"kind":"tail_call","uri":"{uri}","input":"{input}"}}"#).into()
+}
+
+#[tokio::test]
+async fn a_tail_call_answers_in_the_place_of_who_made_it_and_frees_its_instance_first() {
+    let one = Limits { waiting_max: 0, ..Limits::of_engine(1, 1) };
+    let cluster = Cluster::start_with(2, one);
+    let here = [cluster.key(0), cluster.key(0)];
+    cluster.0[0].host(seed_version(0), |_| async { Ok(tail("pln://seed/s1/run", "hi")) });
+    cluster.0[0].host(seed_version(1), echo);
+    cluster.publish(|view| spread(view, here, 2));
+    // The only slot would still be taken if the first instance lived on.
+    assert_eq!(cluster.call(1, "s0", b"").await.expect("room for one at a time").output, "hi");
+}
+
+#[tokio::test]
+async fn a_seed_may_go_on_with_itself_but_not_for_ever() {
+    let cluster = Cluster::start(2);
+    let here = [cluster.key(0), cluster.key(0)];
+    cluster.0[0].host(seed_version(0), |given: Given| async move {
+        let left: u32 = std::str::from_utf8(&given.invocation.input).expect("text").parse().expect("a number");
+        Ok(if left == 0 { "done".into() } else { tail("pln://seed/s0/run", &(left - 1).to_string()) })
+    });
+    cluster.publish(|view| spread(view, here, 1));
+    assert_eq!(cluster.call(1, "s0", b"32").await.expect("as often as it may").output, "done");
+    assert_eq!(HOPS_MAX, 32);
+    let failure = cluster.call(1, "s0", b"33").await.expect_err("once too often");
+    assert!(failure.message.contains("32 tail calls") && failure.may_have_run, "{failure:?}");
+}
+
+#[tokio::test]
+async fn a_broken_tail_call_fails_and_is_not_handed_on() {
+    let cluster = Cluster::start(2);
+    let here = [cluster.key(0), cluster.key(0)];
+    cluster.0[0].host(seed_version(0), |_| async { Ok(r#"{"kind":"tail_call"}"#.into()) });
+    cluster.publish(|view| spread(view, here, 1));
+    let failure = cluster.call(1, "s0", b"").await.expect_err("broken");
+    assert!(failure.message.contains("broken tail call"), "{failure:?}");
+}
+
+#[tokio::test]
+async fn with_the_pool_full_a_call_within_a_call_is_refused_at_once() {
+    let one = Limits { waiting_max: 8, ..Limits::of_engine(1, 1) };
+    let cluster = Cluster::start_with(2, one);
+    let here = [cluster.key(0), cluster.key(0)];
+    cluster.0[0].host(seed_version(0), relay);
+    cluster.0[0].host(seed_version(1), echo);
+    cluster.publish(|view| spread(view, here, 2));
+    let answer = cluster.call(1, "s0", b"pln://seed/s1/run").await.expect("the first call itself is fine");
+    assert!(answer.output.starts_with(b"refused: no node took the call of s1"), "{answer:?}");
+    assert!(
+        cluster.0[0].calls.numbers().refused.contains_key("pool_full")
+            || cluster.0[0].calls.numbers().refused.contains_key("caller_limit")
+    );
+}
+
+/// A server that answers each connection with what it read, behind a word.
+async fn parrot() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+    let port = listener.local_addr().expect("bound").port();
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut heard = Vec::new();
+                tcp.read_to_end(&mut heard).await?;
+                tcp.write_all(b"heard ").await?;
+                tcp.write_all(&heard).await
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_seed_asks_a_service_here_and_on_another_node() {
+    let (cluster, port) = (Cluster::start(2), parrot().await);
+    let provider = cluster.key(0);
+    cluster.0[0].serve("api", port);
+    cluster.0.iter().for_each(|node| node.host(seed_version(0), relay));
+    for host in [cluster.key(0), cluster.key(1)] {
+        cluster.publish(|view| spread(view, [host, host], 1).service("api", Protocol::Tcp, &[(provider, port)]));
+        let answer = cluster.call(1, "s0", b"pln://service/api").await.expect("the call itself is fine");
+        assert_eq!(answer.output, "heard asked");
+    }
+    let answer = cluster.call(1, "s0", b"pln://service/nope").await.expect("the call itself is fine");
+    assert_eq!(answer.output, "refused: no service is called nope");
+}
+
+#[tokio::test]
+async fn a_failure_behind_a_tail_call_is_told_by_who_passed_it_on() {
+    let cluster = Cluster::start(3);
+    let hosts = [cluster.key(0), cluster.key(1)];
+    cluster.0[0].host(seed_version(0), |_| async { Ok(tail("pln://seed/s1/run", "hi")) });
+    cluster.0[1].host(seed_version(1), |_| async { Err(CallError::Trap("unreachable".into())) });
+    cluster.publish(|view| spread(view, hosts, 2));
+    let failure = cluster.call(2, "s0", b"").await.expect_err("it traps");
+    assert_eq!((failure.message.as_str(), failure.served_by), ("it trapped: unreachable", Some(hosts[0])));
+}
