@@ -210,7 +210,7 @@ impl Remark {
     pub fn of_failure(error: &CallError) -> (Status, Self) {
         let status = match error {
             CallError::NoFunction(_) => Status::NoFunction,
-            CallError::PoolFull(_) => Status::Busy,
+            CallError::PoolFull(_) | CallError::NodeMemory { ran: false, .. } => Status::Busy,
             CallError::InputTooLarge { .. } => Status::InputTooLarge,
             CallError::Deadline => Status::Deadline,
             _ => Status::Failed,

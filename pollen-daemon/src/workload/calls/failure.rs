@@ -150,7 +150,8 @@ impl Failure {
 }
 
 /// Every way in which a call ends but well: the labels of metrics, explained in the guide.
-pub(super) const LABELS: [&str; 29] = [
+pub(super) const LABELS: [&str; 31] = [
+    "block_limit",
     "body_room",
     "busy",
     "caller_limit",
@@ -167,6 +168,7 @@ pub(super) const LABELS: [&str; 29] = [
     "memory_limit",
     "no_function",
     "no_host",
+    "node_memory",
     "not_found",
     "not_here",
     "other",

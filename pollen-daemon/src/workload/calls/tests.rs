@@ -5,6 +5,7 @@ mod cluster;
 mod death;
 mod elsewhere;
 mod plain;
+mod real;
 
 use pollen_common::identity::{Digest, NodeKey};
 use pollen_common::time::UnixMs;

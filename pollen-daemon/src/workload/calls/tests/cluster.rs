@@ -166,10 +166,6 @@ impl TestNode {
         self.guests.0.lock().expect("no panic").insert(version.id(), guest);
     }
 
-    pub(super) fn unhost(&self, version: SeedVersion) {
-        self.guests.0.lock().expect("no panic").remove(&version.id());
-    }
-
     pub(super) fn serve(&self, name: &str, port: u16) {
         let name = Some(name.parse().expect("a name"));
         self.services.serve(Serve { port, name, protocol: Protocol::Tcp, shared: false }).expect("room");
