@@ -152,7 +152,7 @@ impl Content {
     /// # Errors
     /// [`FetchError`]
     pub async fn fetch(&self, wanted: Wanted, holders: &[NodeKey]) -> Result<(), FetchError> {
-        fetch::fetch(&self.0, wanted, holders).await
+        fetch::fetch(&self.0, wanted, holders).await.inspect_err(|_| self.0.tally.failed())
     }
 
     /// Whether it is on this disk. Only reading it tells whether its bytes are still right.

@@ -5,17 +5,17 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use pollen_common::identity::{SecretKey, Strict};
-use pollen_common::node::{Command, Node, NodeConfig, RestoreError};
+use pollen_common::node::{Node, NodeConfig, RestoreError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::config::{self, OptionError, Settings, UpOptions};
+use crate::content::Content;
 use crate::control::Control;
 use crate::control::socket::BindError;
-use crate::driver::{self, Clock, Driver, DriverError, DriverHandle, Parts};
+use crate::driver::{self, Clock, Driver, DriverError, Parts};
 use crate::enroll::{self, EnrollError};
 use crate::events::Events;
 use crate::keys::{self, KeyError};
@@ -25,24 +25,26 @@ use crate::store::writer::Writer;
 use crate::store::{self, Change, OpenError, Store, StoreError};
 use crate::systemd::notify::Notify;
 use crate::transport::{Mesh, MeshConfig};
+use crate::workload::calls::Calls;
+use crate::workload::hosted::Hosted;
+use crate::workload::machine::Machine;
+use crate::workload::replicas::{REPORTS_WAITING_MAX, Replicas};
 
 mod addresses;
 mod announce;
+mod leaving;
+mod numbers;
 mod running;
+mod seeding;
+mod streams;
 
+pub(crate) use leaving::LEAVE_MAX;
+use leaving::Leaving;
 use running::Running;
+use streams::Streams;
 
 /// Events of the mesh that wait for the driver; past it the links themselves are held up.
 const MESH_EVENTS_WAITING_MAX: usize = 256;
-
-/// How long open streams may go on after a stop was asked for.
-pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(10);
-
-/// How long the goodbye to neighbours may take: a round trip to the far side of the world, with losses.
-pub(crate) const GOODBYE_MAX: Duration = Duration::from_secs(2);
-
-/// How often to look whether the goodbyes are out.
-const GOODBYE_LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// The node did not start, or did not go on.
 #[derive(Debug, thiserror::Error)]
@@ -158,18 +160,35 @@ async fn up(prepared: Prepared) -> Result<(), RunError> {
     let dir = store.dir().to_owned();
 
     let (view, views) = driver::views_of(&node);
-    let services = Services::new(views);
+    let services = Services::new(views.clone());
+    let content = Content::open(&dir, views.clone()).map_err(system("opening the content store"))?;
+    let machine = Machine::of_node(&dir, &secret);
+    let calls = Calls::new(views, services.clone(), machine.limits());
     let (happens, mesh_events) = mpsc::channel(MESH_EVENTS_WAITING_MAX);
     let port = settings.port.unwrap_or(config::PORT_DEFAULT);
-    let mesh = Mesh::start(MeshConfig::new(secret, port), happens, Arc::new(services.clone()));
+    let streams = Streams { services: services.clone(), content: content.clone(), calls: calls.clone() };
+    let mesh = Mesh::start(MeshConfig::new(secret, port), happens, Arc::new(streams));
     let mesh = mesh.map_err(|source| RunError::Mesh { port, source })?;
     services.start(Arc::new(mesh.clone()), mesh.runtime().clone(), &services_config);
+    content.start(mesh.clone());
+    let hosted = Hosted::default();
+    calls.start(Arc::new(mesh.clone()), Arc::new(hosted.clone()));
+    let (reports, reported) = mpsc::channel(REPORTS_WAITING_MAX);
+    let replicas = Replicas::new(content.clone(), machine.clone(), hosted.clone(), reports);
 
     let (written, acks) = mpsc::unbounded_channel();
     let (writer, writer_thread) = Writer::start(store, written);
     let events = Events::default();
-    let parts =
-        Parts { node, clock, links: mesh.clone(), writer: writer.clone(), written: acks, events: events.clone() };
+    let parts = Parts {
+        node,
+        clock,
+        links: mesh.clone(),
+        hosting: Box::new(replicas.clone()),
+        reports: reported,
+        writer: writer.clone(),
+        written: acks,
+        events: events.clone(),
+    };
     let (driver, handle) = Driver::new(parts, view);
     let mut driver = tokio::spawn(driver.run(mesh_events));
 
@@ -181,6 +200,11 @@ async fn up(prepared: Prepared) -> Result<(), RunError> {
         driver: handle.clone(),
         mesh: mesh.clone(),
         services: services.clone(),
+        content: content.clone(),
+        machine,
+        hosted,
+        replicas: replicas.clone(),
+        calls: calls.clone(),
         events,
         logs,
         writer: writer.clone(),
@@ -188,6 +212,8 @@ async fn up(prepared: Prepared) -> Result<(), RunError> {
     let running = Arc::new(running);
     let control = Control::start(running.clone()).await?;
     let announcing = tokio::spawn(announce::keep_announced(running.clone()));
+    tokio::spawn(replicas.keep_holding_known());
+    tokio::spawn(content.clone().keep_tidy());
     let notify = Notify::of_process();
     notify.ready();
     tracing::info!(port, node = %handle.view().me, "up");
@@ -202,7 +228,9 @@ async fn up(prepared: Prepared) -> Result<(), RunError> {
     let ended = match failed {
         Some(ended) => ended,
         None => {
-            say_goodbye(&handle, &mesh, &services, &mut stop_signals).await;
+            let leaving =
+                Leaving { driver: &handle, mesh: &mesh, services: &services, calls: &calls, content: &content };
+            leaving.leave(&mut stop_signals).await;
             handle.stop().await;
             driver.await
         }
@@ -215,26 +243,6 @@ async fn up(prepared: Prepared) -> Result<(), RunError> {
     ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
     tracing::info!("stopped");
     Ok(())
-}
-
-/// Lets streams finish, then tells the neighbours. A second signal cuts the streams short.
-async fn say_goodbye(driver: &DriverHandle, mesh: &Mesh, services: &Services, impatient: &mut StopSignals) {
-    tracing::info!("stopping: open streams may finish for {} s", DRAIN_MAX.as_secs());
-    tokio::select! {
-        () = services.drain(DRAIN_MAX) => {}
-        () = impatient.next() => tracing::info!("asked again: not waiting for open streams"),
-    }
-    let goodbye = async {
-        if let Err(refusal) = driver.command(Command::Leave).await {
-            tracing::warn!("neighbours were not told: {}", refusal.message);
-        }
-        while !mesh.snapshot().peers.is_empty() {
-            tokio::time::sleep(GOODBYE_LOOK_EVERY).await;
-        }
-    };
-    if tokio::time::timeout(GOODBYE_MAX, goodbye).await.is_err() {
-        tracing::info!("some neighbours did not take the goodbye in time");
-    }
 }
 
 /// SIGTERM and SIGINT.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use pollen_common::identity::NodeKey;
 use pollen_common::node::{Command, Input, LinkId, Node, Output, Refusal, RefusalKind, Reply, RequestId};
-use pollen_common::views::{Target, View};
+use pollen_common::views::{Name, SeedVersion, Target, VersionId, View};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::events::Events;
@@ -59,6 +59,14 @@ impl Links for Mesh {
     fn close(&self, link: LinkId, reason: String) {
         Self::close(self, link, reason);
     }
+}
+
+/// What hosts seeds, as far as the driver needs it: none of these waits.
+pub trait Hosting: Send + 'static {
+    /// Make a version ready to serve; answered by `ReplicaReady` or `ReplicaFailed`.
+    fn start(&self, version: SeedVersion, name: Name, holders: Vec<NodeKey>);
+    /// Let it go; answered by `ReplicaStopped`.
+    fn stop(&self, version: VersionId);
 }
 
 /// Why the node stopped other than by request.
@@ -148,6 +156,9 @@ pub struct Parts<L> {
     pub node: Node,
     pub clock: Clock,
     pub links: L,
+    pub hosting: Box<dyn Hosting>,
+    /// What becomes of the replicas; bounded by whoever made the channel.
+    pub reports: mpsc::Receiver<Input>,
     pub writer: Writer,
     pub written: mpsc::UnboundedReceiver<Written>,
     pub events: Events,
@@ -214,6 +225,10 @@ impl<L: Links> Driver<L> {
                         self.parts.node.handle(input.into(), self.parts.clock.now());
                     }
                 }
+                // Whoever hosts may be gone: then no report ever comes.
+                Some(report) = self.parts.reports.recv(), if taking_in => {
+                    self.parts.node.handle(report, self.parts.clock.now());
+                }
                 request = self.requests.recv(), if taking_in && !self.stopping => self.request(request),
                 () = sleep_until(due) => self.parts.node.handle_timeout(self.parts.clock.now()),
             }
@@ -263,7 +278,8 @@ impl<L: Links> Driver<L> {
                 }
                 Output::Reply { id, result } => answered.push((id, result)),
                 Output::ViewChanged => view_changed = true,
-                Output::StartReplica { .. } | Output::StopReplica { .. } => {}
+                Output::StartReplica { version, name, holders } => self.parts.hosting.start(version, name, holders),
+                Output::StopReplica { version } => self.parts.hosting.stop(version),
                 Output::Event(event) => {
                     tracing::info!(kind = ?event.kind, "{}", event.message);
                     self.parts.events.record(self.parts.clock.now().unix, event);

@@ -8,7 +8,10 @@
 pub mod calls;
 pub mod engine;
 pub mod guest;
+pub mod hosted;
+pub mod machine;
 pub mod module;
+pub mod replicas;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -15,6 +15,8 @@ pub struct ContentNumbers {
     /// Contents that were fetched whole, and their bytes.
     pub fetched: u64,
     pub fetched_bytes: u64,
+    /// Fetches that came to nothing.
+    pub failed: u64,
     /// Transfers that were served to their end, and their bytes.
     pub served: u64,
     pub served_bytes: u64,
@@ -30,6 +32,7 @@ pub struct ContentNumbers {
 pub(super) struct Tally {
     fetched: [AtomicU64; 2],
     served: [AtomicU64; 2],
+    failed: AtomicU64,
     damaged: AtomicU64,
     lied: AtomicU64,
     /// As many labels as there are reasons.
@@ -48,6 +51,10 @@ impl Tally {
 
     pub(super) fn served(&self, bytes: u64) {
         count(&self.served, bytes);
+    }
+
+    pub(super) fn failed(&self) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn damaged(&self) {
@@ -72,6 +79,7 @@ impl Tally {
             fetched_bytes,
             served,
             served_bytes,
+            failed: self.failed.load(Ordering::Relaxed),
             damaged: self.damaged.load(Ordering::Relaxed),
             lied: self.lied.load(Ordering::Relaxed),
             refused: self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone(),

@@ -1,5 +1,5 @@
-//! Keeps what this node says of itself true: its name, its addresses, and the services of its configuration. Owns when
-//! that is said again; what is made of it is the core's business.
+//! Keeps what this node says of itself true: its name, its addresses, what it gives to seeds, and the services of its
+//! configuration. Owns when that is said again; what is made of it is the core's business.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,11 +16,32 @@ pub(super) async fn keep_announced(running: Arc<Running>) {
     let changes = Changes::listen();
     let mut said = None;
     announce(&running, &mut said).await;
+    offer(&running).await;
     running.reassert_services().await;
-    loop {
-        changes.next().await;
-        announce(&running, &mut said).await;
+    tokio::join!(
+        async {
+            loop {
+                changes.next().await;
+                announce(&running, &mut said).await;
+            }
+        },
+        withdraw_offer_if_unable(&running),
+    );
+}
+
+/// Says what this machine gives to seeds.
+async fn offer(running: &Running) {
+    let capacity = running.parts().machine.capacity();
+    if let Err(refusal) = running.driver().command(Command::Offer { capacity }).await {
+        tracing::warn!("what this node gives to seeds was not announced: {}", refusal.message);
     }
+}
+
+/// Takes the offer back once it turns out that guests cannot run here: others then host what this node was to.
+async fn withdraw_offer_if_unable(running: &Running) {
+    let why = running.parts().machine.unable().await;
+    tracing::warn!("this node offers nothing to seeds any more: guests cannot run here: {why}");
+    offer(running).await;
 }
 
 async fn announce(running: &Running, said: &mut Option<Vec<SocketAddr>>) {

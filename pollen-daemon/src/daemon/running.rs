@@ -14,11 +14,12 @@ use pollen_common::time::UnixMs;
 use pollen_common::views::{Name, Protocol, SeedVersion, Target, View};
 use tokio::sync::{broadcast, watch};
 
+use super::numbers;
 use crate::config::{self, Settings};
+use crate::content::Content;
 use crate::control::handle::{
     self, About, Answer, CallAnswer, CallFailure, CallRequest, Connect, Daemon, Disconnect, EventRecord, HeldModule,
-    Listener, Numbers, PeerNumbers, SeedNumbers, SeedProgress, SeedRequest, Seeded, Serve, ServiceRef, SocketNumbers,
-    Subject,
+    Listener, Numbers, PeerNumbers, SeedProgress, SeedRequest, Seeded, Serve, ServiceRef, SocketNumbers, Subject,
 };
 use crate::driver::{DriverHandle, clock};
 use crate::events::{EVENTS_KEPT_MAX, Events};
@@ -27,6 +28,10 @@ use crate::services::{Export, ExportConfig, Services, ServicesConfig};
 use crate::store::Change;
 use crate::store::writer::{Stopped, Writer};
 use crate::transport::Mesh;
+use crate::workload::calls::Calls;
+use crate::workload::hosted::Hosted;
+use crate::workload::machine::Machine;
+use crate::workload::replicas::Replicas;
 
 /// How long the first announcement may take: a little more than the core holds back what it signs after its start.
 const ANNOUNCED_MAX: Duration = Duration::from_secs(6);
@@ -39,6 +44,11 @@ pub(super) struct Wiring {
     pub(super) driver: DriverHandle,
     pub(super) mesh: Mesh,
     pub(super) services: Services,
+    pub(super) content: Content,
+    pub(super) machine: Machine,
+    pub(super) hosted: Hosted,
+    pub(super) replicas: Replicas,
+    pub(super) calls: Calls,
     pub(super) events: Events,
     pub(super) logs: Logs,
     pub(super) writer: Writer,
@@ -80,6 +90,10 @@ impl Running {
 
     pub(super) fn settings_now(&self) -> Settings {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn parts(&self) -> &Wiring {
+        &self.parts
     }
 
     pub(super) fn port(&self) -> u16 {
@@ -292,7 +306,7 @@ impl Daemon for Running {
             },
             dropped: dropped.chain(refused.into_iter().map(|(reason, n)| (format!("core_{reason}"), n))).collect(),
             services: self.parts.services.numbers(),
-            seeds: SeedNumbers::default(),
+            seeds: numbers::of_seeds(&self.parts),
             events: self.parts.events.counts(),
         }
     }
@@ -312,7 +326,7 @@ impl Daemon for Running {
             let (target, local) = match subject {
                 Subject::Node(key) => (Target::Node(key), Vec::new()),
                 Subject::Service(name) => (Target::Name(name.clone()), self.parts.services.why(&name)),
-                Subject::Seed(name) => (Target::Seed(name), Vec::new()),
+                Subject::Seed(name) => (Target::Seed(name.clone()), self.parts.calls.why(&name)),
             };
             let mut reasons = self.parts.driver.why(target).await?;
             reasons.extend(local);
@@ -345,17 +359,18 @@ impl Daemon for Running {
         self.parts.services.listeners()
     }
 
-    fn seed(&self, _: SeedRequest, _: watch::Sender<SeedProgress>) -> Answer<'_, Seeded> {
-        async { Err(no_seeds()) }.boxed()
+    fn seed(&self, request: SeedRequest, progress: watch::Sender<SeedProgress>) -> Answer<'_, Seeded> {
+        let node = self.clone();
+        carried_through(async move { node.start_seeding(request, progress).await })
     }
 
-    fn unseed(&self, _: Name) -> Answer<'_, ()> {
-        async { Err(no_seeds()) }.boxed()
+    fn unseed(&self, name: Name) -> Answer<'_, ()> {
+        let node = self.clone();
+        carried_through(async move { node.stop_seeding(name).await })
     }
 
-    fn call(&self, _: CallRequest) -> BoxFuture<'_, Result<CallAnswer, CallFailure>> {
-        let Refusal { kind, message, hint } = no_seeds();
-        async move { Err(CallFailure { kind, message, hint, may_have_run: false, served_by: None }) }.boxed()
+    fn call(&self, request: CallRequest) -> BoxFuture<'_, Result<CallAnswer, CallFailure>> {
+        self.parts.calls.call(request).boxed()
     }
 
     fn held(&self, _: SeedVersion) -> Answer<'_, Option<HeldModule>> {
@@ -382,10 +397,6 @@ impl Daemon for Running {
     fn shutdown(&self) {
         self.stop.send_replace(true);
     }
-}
-
-fn no_seeds() -> Refusal {
-    Refusal { kind: RefusalKind::Failed, message: "this build does not run seeds".into(), hint: None }
 }
 
 #[cfg(test)]

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::thread::JoinHandle;
 
-use pollen_common::identity::{SecretKey, Strict};
+use pollen_common::identity::{NodeKey, SecretKey, Strict};
 use pollen_common::node::{InviteTerms, NodeConfig};
 use pollen_common::roll::{Rights, Tier};
-use pollen_common::views::Protocol;
+use pollen_common::views::{Name, Protocol, SeedVersion, VersionId};
 
 use super::*;
 use crate::{enroll, keys, store};
@@ -60,14 +60,35 @@ fn node_in(dir: &Path) -> (Node, store::Store, Clock) {
     (node, store, clock)
 }
 
+struct HostsNothing;
+
+impl Hosting for HostsNothing {
+    fn start(&self, _: SeedVersion, name: Name, _: Vec<NodeKey>) {
+        panic!("nobody publishes {name}");
+    }
+
+    fn stop(&self, _: VersionId) {
+        panic!("nothing was started");
+    }
+}
+
 fn rig(dir: &Path) -> Rig {
     let (node, store, clock) = node_in(dir);
     let (view, _) = views_of(&node);
     let (written, acks) = mpsc::unbounded_channel();
     let (writer, writer_thread) = Writer::start(store, written.clone());
     let links = Recorded::default();
-    let parts =
-        Parts { node, clock, links: links.clone(), writer: writer.clone(), written: acks, events: Events::default() };
+    let (_, reports) = mpsc::channel(1);
+    let parts = Parts {
+        node,
+        clock,
+        links: links.clone(),
+        hosting: Box::new(HostsNothing),
+        reports,
+        writer: writer.clone(),
+        written: acks,
+        events: Events::default(),
+    };
     let (driver, handle) = Driver::new(parts, view);
     let (happens, mesh) = mpsc::channel(4);
     let driver = tokio::spawn(driver.run(mesh));

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::driver::{Clock, Driver, Parts, views_of};
 use crate::transport::MeshConfig;
+use crate::workload::replicas::REPORTS_WAITING_MAX;
 use crate::{enroll, keys, store};
 
 const EVENTS_WAITING_MAX: usize = 16;
@@ -20,15 +21,31 @@ fn running(dir: &std::path::Path) -> Running {
     let config = NodeConfig::new(secret.clone(), [7; 32], Arc::new(Strict));
     let node = Node::restore(config, store.node_records().expect("readable"), clock.now()).expect("a node");
     let (view, views) = views_of(&node);
-    let services = Services::new(views);
+    let services = Services::new(views.clone());
+    let content = Content::open(dir, views.clone()).expect("a directory of its own");
+    let machine = Machine::of_node(dir, &secret);
+    let calls = Calls::new(views, services.clone(), machine.limits());
     let (happens, mesh_events) = mpsc::channel(EVENTS_WAITING_MAX);
     let mesh = Mesh::start(MeshConfig::new(secret, 0), happens, Arc::new(services.clone())).expect("any port");
     services.start(Arc::new(mesh.clone()), mesh.runtime().clone(), &ServicesConfig::default());
+    content.start(mesh.clone());
+    let hosted = Hosted::default();
+    calls.start(Arc::new(mesh.clone()), Arc::new(hosted.clone()));
+    let (reports, reported) = mpsc::channel(REPORTS_WAITING_MAX);
+    let replicas = Replicas::new(content.clone(), machine.clone(), hosted.clone(), reports);
     let (written, acks) = mpsc::unbounded_channel();
     let (writer, _) = Writer::start(store, written);
     let events = Events::default();
-    let parts =
-        Parts { node, clock, links: mesh.clone(), writer: writer.clone(), written: acks, events: events.clone() };
+    let parts = Parts {
+        node,
+        clock,
+        links: mesh.clone(),
+        hosting: Box::new(replicas.clone()),
+        reports: reported,
+        writer: writer.clone(),
+        written: acks,
+        events: events.clone(),
+    };
     let (driver, handle) = Driver::new(parts, view);
     tokio::spawn(driver.run(mesh_events));
     let logs = Logs::of_nothing(dir).expect("a log");
@@ -40,6 +57,11 @@ fn running(dir: &std::path::Path) -> Running {
         driver: handle,
         mesh,
         services,
+        content,
+        machine,
+        hosted,
+        replicas,
+        calls,
         events,
         logs,
         writer,

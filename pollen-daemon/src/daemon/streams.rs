@@ -1,0 +1,41 @@
+//! Which part of the node takes what connections carry beside their link. Owns that choice alone.
+
+use bytes::Bytes;
+use pollen_common::identity::NodeKey;
+use quinn::{Connection, RecvStream, SendStream};
+
+use crate::content::Content;
+use crate::services::Services;
+use crate::transport::{StreamHandler, StreamKind};
+use crate::workload::calls::Calls;
+
+/// The parts that take streams.
+pub(super) struct Streams {
+    pub(super) services: Services,
+    pub(super) content: Content,
+    pub(super) calls: Calls,
+}
+
+impl StreamHandler for Streams {
+    fn stream(&self, peer: NodeKey, connection: &Connection, kind: StreamKind, send: SendStream, recv: RecvStream) {
+        match kind {
+            StreamKind::Content => self.content.take_stream(peer, send, recv),
+            StreamKind::Call => self.calls.take_stream(peer, send, recv),
+            StreamKind::Link | StreamKind::Tcp | StreamKind::Udp => {
+                self.services.stream(peer, connection, kind, send, recv);
+            }
+        }
+    }
+
+    fn datagram(&self, peer: NodeKey, connection: &Connection, bytes: Bytes) {
+        self.services.datagram(peer, connection, bytes);
+    }
+
+    fn closed(&self, stable_id: usize) {
+        self.services.closed(stable_id);
+    }
+
+    fn admitted(&self, peer: NodeKey) -> bool {
+        self.services.admitted(peer)
+    }
+}
