@@ -3,6 +3,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::STACK_BYTES_MAX;
+
 /// Of what an instance has from its start, the share that is taken from the budget, as a divisor. Most of it is room
 /// that was made so that allocators need not ask for more; guests of today's PDKs touch less than a tenth of it in a
 /// small call. What an instance gains later is taken whole: it asked for that because it needs it.
@@ -47,9 +49,10 @@ impl Budget {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Room for an instance that begins with `initial_bytes`.
+    /// Room for an instance that begins with `initial_bytes`, and its stack. That is counted whole: stacks keep what
+    /// was touched of them, so what ran at once bounds what they hold.
     pub fn place(&self, initial_bytes: u64) -> Option<Place<'_>> {
-        let bytes = initial_bytes / INITIAL_SHARE;
+        let bytes = initial_bytes / INITIAL_SHARE + STACK_BYTES_MAX as u64;
         self.take(bytes).then_some(Place { budget: self, bytes })
     }
 }
@@ -66,12 +69,14 @@ mod tests {
 
     #[test]
     fn no_more_is_given_than_there_is_and_what_was_taken_comes_back() {
-        let budget = Budget::new(100);
+        let stack = STACK_BYTES_MAX as u64;
+        let budget = Budget::new(100 + stack);
         let place = budget.place(80).expect("there is room");
+        assert!(budget.place(80).is_none(), "there is no room for another stack");
         assert!(budget.take(90) && !budget.take(1));
         drop(place);
-        assert!(budget.take(10));
-        budget.give(100);
+        assert!(budget.take(10 + stack));
+        budget.give(100 + stack);
         assert_eq!(budget.used_bytes(), 0);
     }
 }

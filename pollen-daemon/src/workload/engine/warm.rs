@@ -15,7 +15,7 @@ use pollen_common::views::VersionId;
 use tokio::time::{Instant, timeout};
 use wasmtime::{Extern, InstancePre, ModuleExport, Store};
 
-use super::Engine;
+use super::{Engine, Instances};
 use crate::workload::guest::{CallState, Exports};
 
 /// How long after a call its slots are emptied: well within a minute, and rare enough to cost nothing under load.
@@ -100,6 +100,9 @@ impl Drop for Counted<'_> {
 impl Engine {
     /// Sees to it that this worker's slots are emptied some time after a call. To be called on the worker.
     pub(in crate::workload) fn sweep_later(&self, worker: usize) {
+        if matches!(self.0.instances, Instances::OnDemand { .. }) {
+            return;
+        }
         let armed = &self.0.warm.armed[worker];
         if armed.load(Ordering::Relaxed) || armed.swap(true, Ordering::Relaxed) {
             return;
@@ -118,8 +121,9 @@ impl Engine {
         // Calls from now on are for the next sweep.
         self.0.warm.armed[worker].store(false, Ordering::Relaxed);
         for (slots, peak) in self.0.warm.take(worker) {
-            // What could not be swept in time waits for the next one.
-            let _ = timeout(SWEEP_MAX, self.empty(&slots, peak)).await;
+            if timeout(SWEEP_MAX, self.empty(&slots, peak)).await != Ok(true) {
+                slots.at[worker].peak.fetch_max(peak, Ordering::Relaxed);
+            }
         }
         if self
             .0
@@ -134,14 +138,15 @@ impl Engine {
         }
     }
 
-    async fn empty(&self, slots: &Slots, peak: usize) {
+    /// False when calls left no room for it, so that it has to be done again.
+    async fn empty(&self, slots: &Slots, peak: usize) -> bool {
         let mut held = Vec::with_capacity(peak);
         for index in 0..peak {
             if index % SWEEP_PIECE == SWEEP_PIECE - 1 {
                 tokio::task::yield_now().await;
             }
             // No place, no sweep: calls come first.
-            let Ok(place) = self.admit(0) else { break };
+            let Ok(place) = self.admit(0) else { return false };
             let state = CallState::of_nobody(
                 VersionId(Digest([0; 32])),
                 Arc::clone(&slots.exports),
@@ -149,12 +154,13 @@ impl Engine {
                 Instant::now() + SWEEP_MAX,
             );
             let mut store = self.store(state);
-            let Ok(instance) = slots.pre.instantiate_async(&mut store).await else { break };
+            let Ok(instance) = slots.pre.instantiate_async(&mut store).await else { return true };
             for export in [slots.exports.memory, slots.exports.kernel] {
                 give_back(&mut store, &instance, &export);
             }
             held.push((store, place));
         }
+        true
     }
 }
 
