@@ -53,7 +53,8 @@ impl Budget {
     /// was touched of them, so what ran at once bounds what they hold.
     pub fn place(&self, initial_bytes: u64) -> Option<Place<'_>> {
         let bytes = initial_bytes / INITIAL_SHARE + STACK_BYTES_MAX as u64;
-        self.take(bytes).then_some(Place { budget: self, bytes })
+        // Made only if it was taken: dropping it gives back.
+        self.take(bytes).then(|| Place { budget: self, bytes })
     }
 }
 
