@@ -217,9 +217,9 @@ async fn fallen_silent(shared: &Shared, view: &View, host: Option<NodeKey>) {
 
 /// The hosts in the order in which to try them.
 fn choices(shared: &Shared, view: &View, found: &Resolved, ask: &Ask) -> Vec<Choice> {
-    // Without a lot all are compared as if it always fell the same way: worse balance, nothing else.
-    let coin = getrandom::u64().unwrap_or_default();
     let total = found.hosts.len();
+    // Without a lot all are compared as if it always fell the same way: worse balance, nothing else.
+    let coin = if total > 1 { getrandom::u64().unwrap_or_default() } else { 0 };
     let first = if total > CANDIDATES_MAX { usize::try_from(coin % total as u64).expect("below a usize") } else { 0 };
     let drawn = found.hosts.iter().cycle().skip(first).take(total.min(CANDIDATES_MAX)).filter(|host| **host != view.me);
     let own = found.hosts.get(&view.me);
