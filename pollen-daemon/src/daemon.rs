@@ -32,6 +32,7 @@ use crate::workload::replicas::{REPORTS_WAITING_MAX, Replicas};
 
 mod addresses;
 mod announce;
+mod held;
 mod leaving;
 mod numbers;
 mod running;

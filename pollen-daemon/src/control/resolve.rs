@@ -127,8 +127,10 @@ fn seeds_of(view: &View, modules: &BTreeSet<Digest>) -> BTreeSet<Name> {
 
 fn one_of<T>(kind: &str, target: &str, mut found: Vec<(T, String)>) -> Result<T, Failure> {
     match found.len() {
-        0 => Err(Failure::new(Code::NotFound, format!("there is no {kind} `{target}`"))
-            .hint("see `pln status --include-offline` for what there is")),
+        0 => Err(Failure::new(Code::NotFound, format!("there is no {kind} `{target}`")).hint(match kind {
+            "seed" => "see `pln status seeds` for what there is",
+            _ => "see `pln status --include-offline` for what there is",
+        })),
         1 => Ok(found.remove(0).0),
         count => {
             let mut shown: Vec<String> = found.into_iter().take(CANDIDATES_MAX).map(|(_, show)| show).collect();

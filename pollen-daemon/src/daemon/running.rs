@@ -14,7 +14,7 @@ use pollen_common::time::UnixMs;
 use pollen_common::views::{Name, Protocol, SeedVersion, Target, View};
 use tokio::sync::{broadcast, watch};
 
-use super::numbers;
+use super::{held, numbers};
 use crate::config::{self, Settings};
 use crate::content::Content;
 use crate::control::handle::{
@@ -373,8 +373,8 @@ impl Daemon for Running {
         self.parts.calls.call(request).boxed()
     }
 
-    fn held(&self, _: SeedVersion) -> Answer<'_, Option<HeldModule>> {
-        async { Ok(None) }.boxed()
+    fn held(&self, version: SeedVersion) -> Answer<'_, Option<HeldModule>> {
+        async move { Ok(held::of_version(&self.parts.content, version).await) }.boxed()
     }
 
     fn events(&self) -> (Vec<EventRecord>, broadcast::Receiver<EventRecord>) {

@@ -161,7 +161,7 @@ fn seed_numbers() -> SeedNumbers {
     let counted = |counts: &[(&str, u64)]| counts.iter().map(|(label, n)| ((*label).to_owned(), *n)).collect();
     let standing = EngineStanding {
         allocator: "pooling".into(),
-        reset: "touched_pages".into(),
+        reset: "pagemap_scan".into(),
         slots: 512,
         why_not_better: String::new(),
     };

@@ -148,7 +148,7 @@ pub struct HeldModule {
 pub struct EngineStanding {
     /// `pooling`, `on_demand`, or `none` where guests cannot run here.
     pub allocator: String,
-    /// How a used instance's memory is made new: `touched_pages`, `lowest_pages`, `unmapped`.
+    /// How a used instance's memory is made new: `pagemap_scan`, `keep`, `decommit`.
     pub reset: String,
     /// Instances at a time.
     pub slots: u64,
@@ -203,7 +203,7 @@ pub struct EngineNumbers {
     pub memory_bytes: u64,
     /// What idle slots keep for the next call, in bytes.
     pub kept_bytes: u64,
-    /// Modules made ready, by how: `compiled`, `cached`, `failed`.
+    /// Modules made ready, by how: `compiled`, `cached`; and `damaged` code that was on disk, and never run.
     pub compilations: BTreeMap<String, u64>,
 }
 
