@@ -142,11 +142,13 @@ impl Restart {
 }
 
 /// Starts the service of `dir`, now and at every boot.
-pub(super) fn start(dir: &Path, output: &mut Output<'_, '_>, port: Option<u16>) -> Result<(), Failure> {
+pub(super) fn start(dir: &Path, port: Option<u16>) -> Result<(), Failure> {
     let service = Machine::here().service(dir).map_err(|error| of_service(error).or_hint(&foreground(port)))?;
-    service.start().map_err(of_tool)?;
-    output.answer(&Done::YES, || "up, now and at every boot; `pln status` and `pln logs -f` show more".into())
+    service.start().map_err(of_tool)
 }
+
+/// What people are told of a service that was started.
+pub(super) const STARTED: &str = "up, now and at every boot; `pln status` and `pln logs -f` show more";
 
 /// Whether a service runs the node of `dir`, installed at least.
 pub(super) fn governs(dir: &Path) -> bool {

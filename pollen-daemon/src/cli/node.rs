@@ -98,7 +98,8 @@ impl Up {
         offline: &dyn Offline,
     ) -> Result<(), Failure> {
         if self.detach {
-            return detached(dirs.of_service(), self.args, output, offline);
+            detached(dirs.of_service(), self.args, offline)?;
+            return output.answer(&Done::YES, || daemon::STARTED.into());
         }
         let _acting = act_for(dirs.resolved)?;
         offline.run(dirs.resolved, self.args.options())
@@ -106,13 +107,13 @@ impl Up {
 }
 
 /// Starts the service with these options.
-fn detached(dir: &Path, args: UpArgs, output: &mut Output<'_, '_>, offline: &dyn Offline) -> Result<(), Failure> {
+fn detached(dir: &Path, args: UpArgs, offline: &dyn Offline) -> Result<(), Failure> {
     let (port, options) = (args.port, args.options());
     if daemon::governs(dir) && options != UpOptions::default() {
         let _acting = act_for(dir)?;
         offline.remember(dir, options)?;
     }
-    daemon::start(dir, output, port)
+    daemon::start(dir, port)
 }
 
 /// Enter a cluster with an invite, and start
@@ -149,7 +150,9 @@ impl Join {
         if daemon::governs(dir) {
             // Starting a service is root's to do, not its user's.
             drop(acting);
-            return detached(dir, self.args, output, offline);
+            detached(dir, self.args, offline)?;
+            output.note(daemon::STARTED);
+            return Ok(());
         }
         offline.run(dir, self.args.options())
     }
