@@ -39,6 +39,7 @@ mod running;
 mod seeding;
 mod streams;
 
+#[cfg(test)]
 pub(crate) use leaving::LEAVE_MAX;
 use leaving::Leaving;
 use running::Running;

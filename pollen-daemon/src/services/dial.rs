@@ -154,7 +154,8 @@ fn candidates(shared: &Shared, view: &View, import: &Import, providers: &BTreeSe
     let candidate = |node: &NodeKey| Candidate {
         node: *node,
         local: *node == view.me,
-        online: view.nodes.get(node).is_some_and(|info| info.liveness.is_online()),
+        // One that is about to leave is passed over as if it had left, while there is another.
+        online: view.nodes.get(node).is_some_and(|info| info.liveness.is_online() && !info.draining),
         rtt: memory.rtts.get(node).copied(),
         open: shared.live.with(node),
         failed: memory.failure(*node, &import.target),

@@ -1,14 +1,16 @@
 //! A node alone, with its real driver, store and services, whose askers go away.
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use pollen_common::identity::Strict;
 use pollen_common::node::{Node, NodeConfig};
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::control::handle::{SeedRef, SeedStage};
 use crate::driver::{Clock, Driver, Parts, views_of};
 use crate::transport::MeshConfig;
-use crate::workload::replicas::REPORTS_WAITING_MAX;
+use crate::workload::replicas::{REPORTS_WAITING_MAX, StartError};
 use crate::{enroll, keys, store};
 
 const EVENTS_WAITING_MAX: usize = 16;
@@ -106,4 +108,89 @@ async fn what_is_published_and_not_configured_can_be_withdrawn() {
         let again = node.unserve(reference(by)).await;
         assert_eq!(again.map_err(|refusal| refusal.kind), Err(RefusalKind::NotFound));
     }
+}
+
+fn seeding(wat: &str) -> SeedRequest {
+    SeedRequest {
+        name: "echo".parse().expect("a name"),
+        module: wat::parse_str(wat).expect("a module").into(),
+        min_replicas: 2,
+        everywhere: false,
+        memory_bytes: 8 << 20,
+        timeout_ms: 30_000,
+        idempotent: false,
+        image: false,
+    }
+}
+
+/// A node that offers what its machine has, as one that is up does.
+async fn hosting(dir: &std::path::Path) -> Running {
+    let node = running(dir);
+    let capacity = node.parts.machine.capacity();
+    node.parts.driver.command(Command::Offer { capacity }).await.expect("a member offers what it likes");
+    node
+}
+
+async fn seed(node: &Running, wat: &str) -> Result<Seeded, Refusal> {
+    node.seed(seeding(wat), watch::Sender::new(SeedProgress::at(SeedStage::Checking))).await
+}
+
+async fn echoed(node: &Running, input: &'static str) -> Result<CallAnswer, CallFailure> {
+    let seed = SeedRef::Name("echo".parse().expect("a name"));
+    let input = Bytes::from_static(input.as_bytes());
+    let timeout = Duration::from_secs(20);
+    node.call(CallRequest { seed, function: "echo".into(), input, timeout, retries: 3 }).await
+}
+
+const ECHO: &str = include_str!("../../../../docs/examples/echo.wat");
+
+#[tokio::test]
+async fn a_seed_that_is_published_answers_until_it_is_withdrawn() {
+    let temp = tempfile::tempdir().expect("temporary directory");
+    let node = hosting(temp.path()).await;
+    let seeded = seed(&node, ECHO).await.expect("published");
+    assert_eq!((seeded.ready, seeded.floor, seeded.note), (1, 1, None), "one node is all there is");
+    let answer = echoed(&node, "hello").await.expect("served");
+    assert_eq!((&answer.output[..], answer.version), (&b"hello"[..], seeded.version));
+    assert_eq!(node.numbers().seeds.replicas.get("ready"), Some(&1));
+
+    node.unseed("echo".parse().expect("a name")).await.expect("published");
+    assert!(echoed(&node, "hello").await.is_err() && node.parts.hosted.list().is_empty());
+}
+
+#[tokio::test]
+async fn a_new_version_alone_answers_once_it_is_published() {
+    let temp = tempfile::tempdir().expect("temporary directory");
+    let node = hosting(temp.path()).await;
+    let first = seed(&node, ECHO).await.expect("published");
+    let open = ECHO.trim_end().strip_suffix(')').expect("a module ends so");
+    let second = seed(&node, &format!("{open} (func (export \"more\")))")).await.expect("published");
+    assert!(second.version != first.version && second.note.is_none());
+    assert_eq!(echoed(&node, "hello").await.expect("served").version, second.version);
+    let view = node.view();
+    let announced: Vec<_> = view.seeds.values().flat_map(|seed| seed.replicas.keys()).collect();
+    assert_eq!(announced, [&second.version]);
+}
+
+#[tokio::test]
+async fn a_module_that_cannot_run_is_refused_by_name_and_nothing_is_published() {
+    let temp = tempfile::tempdir().expect("temporary directory");
+    let node = hosting(temp.path()).await;
+    let stranger = r#"(module (import "env" "teleport" (func)) (func (export "echo")))"#;
+    let refused = seed(&node, stranger).await.expect_err("nobody offers that");
+    assert!(refused.message.contains("teleport"), "{}", refused.message);
+    assert!(node.view().seeds.is_empty() && node.parts.content.held().is_empty());
+}
+
+#[tokio::test]
+async fn a_replica_whose_stored_module_was_changed_is_not_started_from_it() {
+    let temp = tempfile::tempdir().expect("temporary directory");
+    let node = hosting(temp.path()).await;
+    let seeded = seed(&node, ECHO).await.expect("published");
+    let version = *node.view().seeds.values().next().expect("published").current();
+    let stored = temp.path().join("content").join(seeded.module.to_string());
+    std::fs::write(&stored, b"\0asm of another").expect("changed");
+    let refused = node.parts.replicas.rehearse(&version).await;
+    assert!(matches!(refused, Err(StartError::Fetch(_))), "it is fetched again, and nobody else has it");
+    assert!(!stored.exists() && node.parts.content.numbers().damaged == 1);
 }

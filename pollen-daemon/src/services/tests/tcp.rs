@@ -277,10 +277,13 @@ async fn new_connections_spread_over_equal_providers() {
     }
     // By lot: 60 throws all alike happen once in 10^17.
     assert!((1..60).contains(&ones), "{ones} of 60");
-    // One that is known to be offline is not asked while another is there.
-    cluster.publish(|view| view.service("api", Protocol::Tcp, &[(first, one), (second, two)]).offline(first));
-    for _ in 0..10 {
-        assert_eq!(read_all(dial(addr).await).await.expect("an orderly end"), b"two");
+    // One that is known to be offline, or about to leave, is not asked while another is there.
+    let both = |view: ViewBuilder| view.service("api", Protocol::Tcp, &[(first, one), (second, two)]);
+    for leaving in [ViewBuilder::offline, ViewBuilder::draining] {
+        cluster.publish(|view| leaving(both(view), first));
+        for _ in 0..10 {
+            assert_eq!(read_all(dial(addr).await).await.expect("an orderly end"), b"two");
+        }
     }
 }
 

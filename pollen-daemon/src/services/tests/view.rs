@@ -116,6 +116,11 @@ impl ViewBuilder {
         self
     }
 
+    pub(crate) fn draining(mut self, key: NodeKey) -> Self {
+        self.0.nodes.get_mut(&key).expect("a member").draining = true;
+        self
+    }
+
     pub(crate) fn without(mut self, key: NodeKey) -> Self {
         self.0.nodes.remove(&key);
         self
