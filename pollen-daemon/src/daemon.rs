@@ -39,7 +39,6 @@ mod running;
 mod seeding;
 mod streams;
 
-#[cfg(test)]
 pub(crate) use leaving::LEAVE_MAX;
 use leaving::Leaving;
 use running::Running;

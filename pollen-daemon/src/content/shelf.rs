@@ -84,7 +84,7 @@ impl Shelf {
         if !fits(used, files) {
             return Err(Full { kept_bytes: used });
         }
-        gone.iter().for_each(|digest| drop(self.kept.remove(digest)));
+        self.kept.retain(|digest, _| !gone.contains(digest));
         self.reserved_bytes += bytes;
         Ok(gone)
     }
@@ -103,7 +103,7 @@ impl Shelf {
         }
         let expired = |kept: &Kept| kept.unnamed_since.is_some_and(|since| now - since >= UNNAMED_KEPT_FOR);
         let gone: Vec<_> = self.kept.iter().filter(|(_, kept)| expired(kept)).map(|(digest, _)| *digest).collect();
-        gone.iter().for_each(|digest| drop(self.kept.remove(digest)));
+        self.kept.retain(|digest, _| !gone.contains(digest));
         gone
     }
 }

@@ -36,7 +36,6 @@ const GOODBYE_LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// The longest that all of it takes, and a little for taking the parts down: whoever kills what does not end by itself
 /// has to wait so long.
-#[cfg(test)]
 pub(crate) const LEAVE_MAX: Duration = Duration::from_secs(
     DRAIN_SAID_MAX.as_secs() + HANDOVER_MAX.as_secs() + CALLS_MAX.as_secs() + GOODBYE_MAX.as_secs() + 4,
 );

@@ -115,7 +115,7 @@ impl Machine {
 /// Memory that this process may use: the machine's, or less where its control group says so.
 fn memory_bytes() -> u64 {
     let info = rustix::system::sysinfo();
-    let machine = u64::from(info.totalram).saturating_mul(info.mem_unit.into());
+    let machine = info.totalram.saturating_mul(info.mem_unit.into());
     group_limit().map_or(machine, |limit| machine.min(limit))
 }
 

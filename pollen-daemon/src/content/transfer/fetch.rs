@@ -113,7 +113,7 @@ pub(in crate::content) async fn fetch(
     let opening = Arc::clone(shared);
     let part = Arc::new(blocking(move || opening.disk.part()).await?);
     let mut fetch = Fetch { shared, wanted, part, groups: 0 };
-    fetch.from_any(nearest_first(shared, holders).await?).await?;
+    fetch.ask_any(nearest_first(shared, holders).await?).await?;
     let Fetch { part, .. } = fetch;
     let part = Arc::into_inner(part).expect("each write of it has ended");
     shared.finish(part, wanted.digest, wanted.size_bytes).await?;
@@ -137,7 +137,7 @@ async fn nearest_first(shared: &Shared, holders: &[NodeKey]) -> Result<Vec<NodeK
 }
 
 impl Fetch<'_> {
-    async fn from_any(&mut self, mut holders: Vec<NodeKey>) -> Result<(), FetchError> {
+    async fn ask_any(&mut self, mut holders: Vec<NodeKey>) -> Result<(), FetchError> {
         if holders.is_empty() {
             return Err(FetchError::NoHolder);
         }
@@ -149,7 +149,7 @@ impl Fetch<'_> {
             failed.clear();
             for holder in std::mem::take(&mut holders) {
                 let began = Instant::now();
-                let error = match self.from_one(holder).await {
+                let error = match self.ask_one(holder).await {
                     Ok(()) => return Ok(()),
                     Err(AttemptError::Io(error)) => return Err(error.into()),
                     Err(error) => error,
@@ -172,7 +172,7 @@ impl Fetch<'_> {
     }
 
     /// All that is still missing, from `holder`.
-    async fn from_one(&mut self, holder: NodeKey) -> Result<(), AttemptError> {
+    async fn ask_one(&mut self, holder: NodeKey) -> Result<(), AttemptError> {
         let connection = self.connection(holder).await?;
         let opened = timeout(STALL_MAX, open_stream(&connection, StreamKind::Content)).await;
         let (mut send, mut recv) = opened.map_err(|_| AttemptError::Stalled)?.map_err(|_| AttemptError::Broken)?;
