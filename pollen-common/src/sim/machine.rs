@@ -24,7 +24,15 @@ pub struct Machine {
 
 impl Machine {
     pub(super) fn new(secret: SecretKey, records: Vec<Write>, repair: bool) -> Self {
-        let mut machine = Self { secret, node: None, disk: BTreeMap::new(), writing: VecDeque::new(), life: 0, repair, seeds: Seeds::default() };
+        let mut machine = Self {
+            secret,
+            node: None,
+            disk: BTreeMap::new(),
+            writing: VecDeque::new(),
+            life: 0,
+            repair,
+            seeds: Seeds::default(),
+        };
         machine.apply(records);
         machine
     }
@@ -32,7 +40,15 @@ impl Machine {
     /// Another machine with the same secret and the same disk.
     pub(super) fn copy(&self) -> Self {
         let (secret, disk) = (self.secret.clone(), self.disk.clone());
-        Self { secret, node: None, disk, writing: VecDeque::new(), life: 0, repair: self.repair, seeds: Seeds::default() }
+        Self {
+            secret,
+            node: None,
+            disk,
+            writing: VecDeque::new(),
+            life: 0,
+            repair: self.repair,
+            seeds: Seeds::default(),
+        }
     }
 
     pub(super) fn key(&self) -> NodeKey {

@@ -308,7 +308,7 @@ mod tests {
             // The version's map grows by a field of a later version.
             let at = value.windows(2).position(|pair| pair == [0x81, 0xa6]).expect("one version") + 1;
             let end = value.len() - 2 * usize::try_from(clauses).expect("few") - 2;
-            let mut longer = value.clone();
+            let mut longer = value;
             (0..limits).for_each(|_| drop(longer.splice(end..end, [0x06, 0xf5])));
             longer[at] += u8::try_from(limits).expect("few");
             said(Lane::Facts, &(seed_key(&name()), longer))

@@ -166,7 +166,9 @@ fn a_service_is_asked_for_once_it_is_installed_and_about_its_own_directory() {
     fake.asked();
     let machine = fake.machine();
     let service = machine.service(Path::new(SYSTEM_DIR)).expect("it is installed");
-    (service.start().expect("it starts"), service.restart().expect("it starts"), service.stop().expect("it stops"));
+    service.start().expect("it starts");
+    service.restart().expect("it starts");
+    service.stop().expect("it stops");
     assert!(service.is_active().expect("it says"));
     assert_eq!(fake.asked(), vec!["systemctl pln.service"; 4]);
 }

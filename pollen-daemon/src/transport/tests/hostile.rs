@@ -177,7 +177,8 @@ async fn strangers_take_their_own_places_and_never_a_members() {
     // One that we dialled takes nobody's place.
     let mut dialled = peer(6);
     b.mesh.dial(dialled.key, vec![dialled.addr()]);
-    (b.up().await, dialled.up().await);
+    b.up().await;
+    dialled.up().await;
 }
 
 #[tokio::test]
