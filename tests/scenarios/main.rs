@@ -8,6 +8,7 @@ mod lab;
 mod operate;
 mod partition;
 mod restart;
+mod seeds;
 mod services;
 mod stranger;
 mod systemd;

@@ -19,8 +19,9 @@ use crate::patience::eventually;
 
 /// A started daemon answers within this, on a loaded machine and in a build without optimisation too.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
-/// A command that says nothing for so long hangs.
-const COMMAND_DEADLINE: Duration = Duration::from_secs(60);
+/// A command that takes longer hangs: publishing a large module with an image, in a build without optimisation, on a
+/// machine that does something else too, takes half a minute.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(120);
 /// After SIGTERM open streams may finish for a bounded time; this is longer.
 const TERMINATE_DEADLINE: Duration = Duration::from_secs(20);
 /// How much of a log a failed test shows.

@@ -1,7 +1,7 @@
 //! The first thing people run: three machines become one mesh, and a service on one is reached from another.
 
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use tests::lab::{self, Family, Host, Lab};
@@ -9,7 +9,7 @@ use tests::pln::Pln;
 use tests::traffic::{Server, http_get};
 use tests::{binary, cluster};
 
-use crate::{interrupt, needs, shell};
+use crate::{interrupt, needs, seeds, shell};
 
 #[derive(clap::Args, Debug)]
 pub struct Flags {
@@ -26,6 +26,7 @@ const PAGE: &[u8] = b"Hello from ams, through the mesh.\n";
 /// `cargo xtask demo`.
 pub fn run(flags: &Flags) -> Result<()> {
     let namespaces = namespaces(flags.needs)?;
+    let greeter = greeter(flags.needs)?;
     println!("\nBuilding pln ...");
     let pln = binary::pln();
     interrupt::catch();
@@ -45,7 +46,7 @@ pub fn run(flags: &Flags) -> Result<()> {
         folder = Some(dir);
         hosts.into_iter().map(|host| Pln::on(host).with_up_flags(&["--ips", "127.0.0.1"])).collect()
     };
-    let result = show(flags.once, pln, &mut nodes);
+    let result = show(flags.once, pln, greeter.as_deref(), &mut nodes);
     drop(nodes);
     drop(lab_holder);
     if let Some(folder) = folder {
@@ -54,7 +55,7 @@ pub fn run(flags: &Flags) -> Result<()> {
     result
 }
 
-fn show(once: bool, pln: &std::path::Path, nodes: &mut [Pln]) -> Result<()> {
+fn show(once: bool, pln: &Path, greeter: Option<&Path>, nodes: &mut [Pln]) -> Result<()> {
     println!("\nThree machines become one mesh: init on ams, an invite each, join on berlin and cork.");
     let took = cluster::form(nodes, &["--publisher"])?;
     println!("All three saw three nodes online {:.1} s after the last was started.", took.as_secs_f64());
@@ -73,6 +74,15 @@ fn show(once: bool, pln: &std::path::Path, nodes: &mut [Pln]) -> Result<()> {
     ensure!(page == PAGE, "cork got something else: {}", String::from_utf8_lossy(&page));
     println!("  cork$ curl localhost:{local_port}\n{}", String::from_utf8_lossy(&page));
 
+    if let Some(module) = greeter {
+        println!(
+            "Code runs anywhere in the mesh too. A seed is published on ams, placed on two of them, and called on cork:"
+        );
+        let file = module.file_name().context("a module is a file")?.to_string_lossy();
+        println!("  ams$  pln seed {file} greeter\n  cork$ pln call greeter greet Ada");
+        ams.ok(&["seed", module.to_str().context("a path that is no text")?, "greeter"])?;
+        println!("{}\n", called(cork, &["call", "greeter", "greet", "Ada"])?);
+    }
     println!("  cork$ pln status\n{}", cork.ok(&["status"])?);
     if once {
         println!("\nThe demo went through.");
@@ -82,6 +92,10 @@ fn show(once: bool, pln: &std::path::Path, nodes: &mut [Pln]) -> Result<()> {
     println!("\nNow try, in another terminal:");
     println!("  alias on-ams='{a}'\n  alias on-cork='{c}'");
     println!("  on-cork why hello     # why this provider was chosen");
+    if greeter.is_some() {
+        println!("  on-cork call greeter whoami   # what a seed knows of who calls");
+        println!("  on-cork why greeter   # why it is where it is");
+    }
     println!("  on-ams invite         # a token for one more machine");
     println!("  on-ams events         # what happened so far");
     println!("  on-cork inspect ams   # one node, in full");
@@ -110,8 +124,26 @@ fn local_port(cork: &Pln, command: &[String]) -> Result<u16> {
     Ok(address.parse::<std::net::SocketAddr>()?.port())
 }
 
+/// Calls; the seed may reach cork a moment after it was published on ams.
+fn called(cork: &Pln, command: &[&str]) -> Result<String> {
+    let call = || cork.ok(command).map_err(|error| format!("{error:#}"));
+    Ok(tests::patience::eventually("cork knows the seed", cluster::TOGETHER_DEADLINE, call)?.0)
+}
+
+/// The seed that is shown; without a compiler for it the demo goes without.
+fn greeter(flags: needs::Install) -> Result<Option<PathBuf>> {
+    match seeds::example("hello", flags) {
+        Ok(module) => Ok(Some(module)),
+        Err(error) => {
+            ensure!(std::env::var_os("PLN_REQUIRE").is_none(), "PLN_REQUIRE is set: {error:#}");
+            println!("No seed in this demo: {error:#}");
+            Ok(None)
+        }
+    }
+}
+
 /// What to type before a command for one of the nodes.
-fn prefix(pln: &std::path::Path, node: &Pln) -> String {
+fn prefix(pln: &Path, node: &Pln) -> String {
     let dir = node.dir();
     let pln = format!("{} --dir {}", pln.display(), dir.display());
     match node.host.namespace() {

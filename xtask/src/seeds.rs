@@ -73,6 +73,15 @@ pub fn build(flags: needs::Install) -> Result<Built> {
     Ok(Built { dir, left_out })
 }
 
+/// The module of one example: as `PLN_SEEDS` has it, else built now.
+pub fn example(name: &str, flags: needs::Install) -> Result<PathBuf> {
+    let dir = match std::env::var_os("PLN_SEEDS") {
+        Some(dir) => dir.into(),
+        None => build(flags)?.dir,
+    };
+    Ok(module_path(&dir, name))
+}
+
 fn module_path(dir: &Path, name: &str) -> PathBuf {
     dir.join(name).with_extension("wasm")
 }
