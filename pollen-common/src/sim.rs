@@ -6,6 +6,7 @@ mod hosting;
 mod machine;
 mod model;
 mod network;
+mod publishing;
 mod schedule;
 mod world;
 

@@ -1,4 +1,4 @@
-//! One seeded run: writes and deletions under faults, then quiet, then the comparison of every replica with every
+//! One seeded run: writes, deletions and seeds under faults, then quiet, then the comparison of every replica with every
 //! other and with the plain model.
 
 use alloc::format;
@@ -9,13 +9,16 @@ use core::time::Duration;
 
 use super::{Model, World};
 use crate::identity::NodeKey;
-use crate::node::{Command, RequestId};
+use crate::node::{Command, RefusalKind, RequestId};
 
 /// Writes and deletions of one run.
 const CHANGES: usize = 220;
 
 /// Keys each node writes to: few enough that they are written again and deleted.
 const KEYS: usize = 40;
+
+/// One run in so many has seeds too: replicas take their time to settle, which makes such a run twice as long.
+const SEEDS_IN: u64 = 3;
 
 /// Virtual time within which healed replicas must agree.
 const QUIET_MAX: Duration = Duration::from_secs(60);
@@ -36,6 +39,9 @@ pub struct Summary {
     pub crashes: usize,
     pub partitions: usize,
     pub cuts: usize,
+    /// Claims of seeds written, replaced or withdrawn.
+    pub seedings: usize,
+    pub drains: usize,
     /// Virtual time from the last fault to agreement, to the second.
     pub quiet: Duration,
 }
@@ -78,6 +84,11 @@ impl Schedule {
         let summary = Summary { nodes, ..Summary::default() };
         let mut run = Run { schedule: self, world, model: Model::default(), pending: Vec::new(), summary };
         run.world.loss = 6;
+        run.world.watch.flaky = 8;
+        let seeds = self.seed.is_multiple_of(SEEDS_IN);
+        if seeds {
+            run.world.offer_all();
+        }
         let mut single = 0;
         // Bursts come on top: they would end a run before its faults.
         while single < CHANGES {
@@ -89,6 +100,8 @@ impl Schedule {
                 5..=8 => run.cut(),
                 9 => run.connect_again(),
                 10 => run.burst()?,
+                11..=16 if seeds => run.seed(),
+                17 if seeds => run.drain(),
                 _ => single += usize::from(run.change()),
             }
         }
@@ -107,6 +120,10 @@ impl Run {
         for pending in core::mem::take(&mut self.pending) {
             match self.world.reply(pending.id) {
                 Some(Ok(_)) => self.model.acknowledged(pending.author, &pending.key, &pending.value),
+                // What was never written, or fell with a crash, is not there.
+                Some(Err(refusal)) if refusal.kind == RefusalKind::NotFound => {
+                    self.model.acknowledged(pending.author, &pending.key, &None);
+                }
                 Some(Err(refusal)) => return Err(self.failure(format!("a write was refused: {}", refusal.message))),
                 None if self.world.machines[pending.machine].life == pending.life => open.push(pending),
                 // The machine crashed: it may or may not have happened.
@@ -162,6 +179,23 @@ impl Run {
         }
     }
 
+    /// Publishes, replaces or withdraws a seed.
+    fn seed(&mut self) {
+        let machine = self.world.below(self.world.len());
+        let Some(change) = self.world.change_seed(machine) else { return };
+        let (author, life) = (self.world.machines[machine].key(), self.world.machines[machine].life);
+        let (id, key, value) = (change.id, change.key, change.value);
+        self.model.asked(author, &key, value.clone());
+        self.summary.seedings += 1;
+        self.pending.push(Pending { id, author, key, value, machine, life });
+    }
+
+    /// Makes a machine hand over what it hosts, for the rest of its life.
+    fn drain(&mut self) {
+        let machine = self.world.below(self.world.len());
+        self.summary.drains += usize::from(self.world.command(machine, Command::Drain).is_some());
+    }
+
     fn crash_or_start(&mut self) {
         let at = self.world.below(self.world.len());
         if self.world.node(at).is_some() {
@@ -196,6 +230,7 @@ impl Run {
     fn heal(mut self) -> Result<Summary, Failure> {
         self.world.partition([]);
         self.world.loss = 0;
+        self.world.watch.flaky = 0;
         (0..self.world.len()).for_each(|at| self.world.start(at));
         let mut disagreement = String::from("never compared");
         while self.summary.quiet < QUIET_MAX {
@@ -220,10 +255,12 @@ impl Run {
             if roots != first {
                 return Some(format!("machine {at} holds {roots:?}, machine 0 {first:?}"));
             }
-            if let Some(fault) = self.model.fault(&self.world.state(at)) {
+            let mut found = self.world.state(at);
+            found.extend(self.world.claims(at));
+            if let Some(fault) = self.model.fault(&found) {
                 return Some(format!("machine {at}: {fault:?}"));
             }
         }
-        None
+        self.world.misplaced()
     }
 }
