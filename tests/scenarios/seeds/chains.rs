@@ -32,9 +32,12 @@ impl Chain {
         let server = Server::tcp(&mesh.nodes[2].host, 0, move |stream| {
             before.pass();
             let mut all = Vec::new();
-            // A caller that gave up is not this server's trouble.
-            let _gone = std::io::copy(&mut &stream, &mut all);
-            let _gone = std::io::Write::write_all(&mut &stream, &all);
+            let asked = std::io::copy(&mut &stream, &mut all);
+            let answered = std::io::Write::write_all(&mut &stream, &all);
+            // A failed test wants to know whether it was the service that was not heard.
+            if asked.is_err() || answered.is_err() || all.is_empty() {
+                eprintln!("the service: {asked:?}, {answered:?}");
+            }
         })
         .unwrap();
         mesh.nodes[2].ok(&["serve", &server.port.to_string(), "slow"]).unwrap();
