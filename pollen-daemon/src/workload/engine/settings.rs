@@ -13,9 +13,9 @@ pub const STACK_BYTES_MAX: usize = 512 * 1024;
 const HOST_STACK_BYTES: usize = 256 * 1024;
 /// Address space of each memory: all that 32 bits can reach, so that no access needs a comparison.
 const RESERVATION_BYTES: u64 = 1 << 32;
-/// Stacks beyond those of instances: a host function that makes a block in the guest's memory runs on one more for some
-/// hundred nanoseconds, so a few for each worker are ample.
-const STACKS_SPARE: u32 = 256;
+/// The guest's own, and the one on which a host function makes a block in the guest's memory: wasmtime keeps that with
+/// the instance once it was needed.
+const STACKS_EACH: u32 = 2;
 /// The guest's own and that of its blocks.
 const MEMORIES_EACH: u32 = 2;
 /// More than compilers make; a table beyond it is refused when the module is prepared.
@@ -117,7 +117,7 @@ fn pooled(slots: usize, reset: Reset) -> Config {
         .total_tables(slots * TABLES_EACH)
         .max_tables_per_module(TABLES_EACH)
         .table_elements(TABLE_ELEMENTS_MAX)
-        .total_stacks(slots + STACKS_SPARE)
+        .total_stacks(slots * STACKS_EACH)
         .max_memory_size(usize::try_from(RESERVATION_BYTES).unwrap_or(usize::MAX))
         .max_unused_warm_slots(WARM_SLOTS)
         .table_keep_resident(KEEP_TABLE_BYTES);
