@@ -1,4 +1,5 @@
-//! A thousand calls that each wait for another seed that waits for a service hold no threads.
+//! A thousand calls that each wait for another seed that waits for a service hold no threads, and where there is no
+//! room for more they are refused, not forgotten.
 
 use std::time::Duration;
 
@@ -8,9 +9,11 @@ use tests::pln::Pln;
 use tests::seeds::example;
 use tests::traffic::{Gate, Server, allow_descriptors, exchange};
 
-use super::{Mesh, ask, relayed};
+use super::{Mesh, READY_DEADLINE, answer, ask, relayed, settled};
 
 const CALLS: usize = 1000;
+/// As many as the control sockets of three nodes take.
+const CALLS_TOO_MANY: usize = 3000;
 /// Setting up a thousand chains takes as long as a loaded machine takes.
 const SET_UP: Duration = Duration::from_secs(30);
 
@@ -32,12 +35,9 @@ impl Chain {
         let server = Server::tcp(&mesh.nodes[2].host, 0, move |stream| {
             before.pass();
             let mut all = Vec::new();
-            let asked = std::io::copy(&mut &stream, &mut all);
-            let answered = std::io::Write::write_all(&mut &stream, &all);
-            // A failed test wants to know whether it was the service that was not heard.
-            if asked.is_err() || answered.is_err() || all.is_empty() {
-                eprintln!("the service: {asked:?}, {answered:?}");
-            }
+            // A caller that gave up is not this server's trouble.
+            let _gone = std::io::copy(&mut &stream, &mut all);
+            let _gone = std::io::Write::write_all(&mut &stream, &all);
         })
         .unwrap();
         mesh.nodes[2].ok(&["serve", &server.port.to_string(), "slow"]).unwrap();
@@ -80,6 +80,42 @@ fn a_thousand_calls_that_wait_in_chains_hold_no_threads() {
 fn waiting(gate: &Gate, count: usize) -> Result<(), String> {
     let waiting = gate.waiting();
     if waiting >= count { Ok(()) } else { Err(format!("{waiting} of {count}")) }
+}
+
+#[test]
+fn chains_beyond_what_fits_are_refused_early_and_the_rest_end_well() {
+    let Some(chain) = Chain::new() else { return };
+    let crowd = Crowd::start(&chain.nodes(), CALLS_TOO_MANY, &chain.call);
+    let settled_down = || {
+        let (waiting, ended) = (chain.gate.waiting(), crowd.ended());
+        if waiting + ended >= CALLS_TOO_MANY { Ok(()) } else { Err(format!("{waiting} wait, {ended} have ended")) }
+    };
+    eventually("each waits at the service or was refused", SET_UP, settled_down).unwrap();
+    chain.gate.open();
+    let (mut answered, mut refused) = (0, 0);
+    for record in crowd.join().unwrap() {
+        match record.outcome {
+            Ok(answer) => {
+                assert_eq!(answer.output, b"hi");
+                answered += 1;
+            }
+            // The outer call's own refusal, or its guest that was told that the inner one was refused.
+            Err(failure) => {
+                let is_refusal = !failure.may_have_run || failure.message.contains("gave no answer");
+                assert!(is_refusal, "{failure:?}");
+                refused += 1;
+            }
+        }
+    }
+    eprintln!("{answered} answered, {refused} refused");
+    assert!(answered > 0, "{refused} refused");
+    // And then there is room again.
+    let settled = settled(&chain.nodes(), "second", 3, READY_DEADLINE);
+    assert_eq!(settled.len(), 3);
+    let input = relayed(&["pln://seed/second/ask", "pln://service/slow"], "once more");
+    for node in &chain.mesh.nodes {
+        assert_eq!(answer(node, "first", "ask", &input), "once more");
+    }
 }
 
 #[test]
