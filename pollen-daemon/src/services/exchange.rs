@@ -2,6 +2,7 @@
 //! the end is the answer. Owns that exchange; how a provider is found is `dial`'s.
 //! Invariant: no more is held than the asker allows, and whoever stops waiting leaves no stream behind.
 
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -125,7 +126,7 @@ async fn over_mesh(carrier: Carrier, input: Bytes, max: usize) -> Result<Bytes, 
         let _ = send.finish();
         Ok::<_, quinn::WriteError>(())
     };
-    let answer = whichever_way(write, recv.read_to_end(max)).await;
+    let (_, answer) = whichever_way(write, recv.read_to_end(max)).await;
     match answer {
         Ok(bytes) => {
             halves.0 = None;
@@ -144,18 +145,51 @@ async fn over_socket(tcp: TcpStream, input: Bytes, max: usize) -> Result<Bytes, 
     };
     let mut answer = Vec::new();
     let mut bounded = (&mut read).take(u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1));
-    let done = whichever_way(write, bounded.read_to_end(&mut answer)).await;
-    done.map_err(|error| ExchangeError::Broken(error.to_string()))?;
+    let (written, read) = whichever_way(write, bounded.read_to_end(&mut answer)).await;
+    read.map_err(|error| ExchangeError::Broken(error.to_string()))?;
+    // A reset is told once: if writing met it, reading meets a clean end. One that follows the service's own end is
+    // told as a broken pipe, and the answer before it is whole.
+    if let Some(Err(error)) = written
+        && error.kind() == io::ErrorKind::ConnectionReset
+    {
+        return Err(ExchangeError::Broken(error.to_string()));
+    }
     if answer.len() > max {
         return Err(ExchangeError::TooLong { max });
     }
     Ok(answer.into())
 }
 
-/// Reads to the end beside writing: a service may answer without hearing all, and what it says counts.
-async fn whichever_way<W, R>(write: impl Future<Output = W>, read: impl Future<Output = R>) -> R {
+/// Reads to the end beside writing: a service may answer without hearing all, and what it says counts. With how writing
+/// ended, if it did.
+async fn whichever_way<W, R>(write: impl Future<Output = W>, read: impl Future<Output = R>) -> (Option<W>, R) {
     match select(pin!(write), pin!(read)).await {
-        Either::Left((_, read)) => read.await,
-        Either::Right((answer, _)) => answer,
+        Either::Left((written, read)) => (Some(written), read.await),
+        Either::Right((answer, _)) => (None, answer),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// More than the buffers of two sockets hold.
+    const INPUT_BYTES: usize = 16 * 1024 * 1024;
+
+    #[tokio::test]
+    async fn a_reset_is_no_empty_answer() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        let asking = tokio::spawn(over_socket(client, vec![7; INPUT_BYTES].into(), 1024));
+        // It has begun to write.
+        server.readable().await.unwrap();
+        socket2::SockRef::from(&server).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(server);
+        assert!(matches!(asking.await.unwrap(), Err(ExchangeError::Broken(_))));
     }
 }
