@@ -18,6 +18,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How often a server looks whether it is to end.
 const END_CHECK: Duration = Duration::from_millis(20);
 
+/// Connections that may wait to be taken: as many as Linux allows by default.
+const BACKLOG: libc::c_int = 4096;
+
 /// A server on a host, ended when dropped.
 pub struct Server {
     pub port: u16,
@@ -32,6 +35,7 @@ impl Server {
     /// If the port is taken. Port 0 takes any.
     pub fn tcp(host: &Host, port: u16, each: impl Fn(TcpStream) + Send + Sync + 'static) -> Result<Self> {
         let listener = host.enter(|| TcpListener::bind((Ipv4Addr::LOCALHOST, port)))??;
+        lengthen_backlog(&listener)?;
         listener.set_nonblocking(true)?;
         let port = listener.local_addr()?.port();
         let each = Arc::new(each);
@@ -150,6 +154,15 @@ impl Gate {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner).open = true;
         self.0.1.notify_all();
     }
+}
+
+/// Room for a crowd that connects at once. Behind a full backlog Linux answers with SYN cookies, and then takes the end of
+/// a connection that overtakes its few bytes for the whole of it: the server would read nothing, and no error.
+fn lengthen_backlog(listener: &TcpListener) -> Result<()> {
+    // SAFETY: the call takes two integers; the descriptor is open for as long as the listener lives.
+    let answer = unsafe { libc::listen(listener.as_raw_fd(), BACKLOG) };
+    ensure!(answer == 0, io::Error::last_os_error());
+    Ok(())
 }
 
 /// Connects on a host to its loopback.
