@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 
 mod frame;
 mod message;
+pub mod streams;
 
 pub use frame::{FRAME_BYTES_MAX, FrameError, Frames, frame};
 pub use message::{Lanes, Message, MessageError, Versions};

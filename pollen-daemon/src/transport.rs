@@ -13,6 +13,7 @@ mod snapshot;
 mod tests;
 mod tls;
 
+use pollen_common::wire::streams::StreamKind;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -103,29 +104,6 @@ impl From<MeshEvent> for Input {
             MeshEvent::LinkDown { link, reason } => Self::LinkDown { link, reason },
             MeshEvent::DialFailed { peer, reason } => Self::DialFailed { peer, reason },
         }
-    }
-}
-
-/// What a bidirectional stream is for: its first byte.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StreamKind {
-    /// The link's ordered stream; the transport's own.
-    Link = 1,
-    /// A TCP connection of a service.
-    Tcp = 2,
-    /// A UDP session of a service.
-    Udp = 3,
-    /// Content, fetched by hash from whoever holds it.
-    Content = 4,
-    /// A call of a seed.
-    Call = 5,
-}
-
-impl StreamKind {
-    /// From a stream's first byte.
-    #[must_use]
-    pub fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Link, Self::Tcp, Self::Udp, Self::Content, Self::Call].into_iter().find(|kind| *kind as u8 == byte)
     }
 }
 

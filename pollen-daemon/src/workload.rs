@@ -27,8 +27,6 @@ use tokio::time::Instant;
 pub const BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// The largest module that may be published, in bytes.
 pub const MODULE_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// The most seeds that one call may lead through, itself included.
-pub const CALL_DEPTH_MAX: usize = 16;
 
 /// What a guest may know of whoever called it, and how the call came here.
 #[derive(Clone, Debug, PartialEq, Eq)]

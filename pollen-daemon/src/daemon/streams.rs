@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 use pollen_common::identity::NodeKey;
+use pollen_common::wire::streams::StreamKind;
 use quinn::{Connection, RecvStream, SendStream};
 
 use crate::content::Content;
 use crate::services::Services;
-use crate::transport::{StreamHandler, StreamKind};
+use crate::transport::StreamHandler;
 use crate::workload::calls::Calls;
 
 /// The parts that take streams.

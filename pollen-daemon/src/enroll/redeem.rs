@@ -2,6 +2,7 @@
 //! whom to ask and how long; what is said is the core's. Invariant: the membership is written whole or not at all, and
 //! the node's key is on disk before any admin hears of it, so that the same token works again after a crash.
 
+use pollen_common::wire::streams::StreamKind;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::Path;
@@ -21,7 +22,7 @@ use super::{EnrollError, is_member, member_key, note_cluster, open_node};
 use crate::driver::clock::unix_now;
 use crate::keys::{self, KeyError};
 use crate::store::{self, Change, OpenError, Store, StoreError};
-use crate::transport::{Mesh, MeshConfig, MeshEvent, StreamHandler, StreamKind};
+use crate::transport::{Mesh, MeshConfig, MeshEvent, StreamHandler};
 
 /// All attempts together: a person waits for this.
 const JOIN_MAX: Duration = Duration::from_secs(20);

@@ -1,5 +1,6 @@
 //! Where services meet the transport: streams and datagrams that come in, connections that are asked for.
 
+use pollen_common::wire::streams::StreamKind;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -10,7 +11,7 @@ use pollen_common::views::Protocol;
 use quinn::{Connection, RecvStream, SendStream};
 
 use super::{Reach, Services, Unreachable};
-use crate::transport::{Mesh, StreamHandler, StreamKind};
+use crate::transport::{Mesh, StreamHandler};
 
 impl StreamHandler for Services {
     fn stream(&self, peer: NodeKey, connection: &Connection, kind: StreamKind, send: SendStream, recv: RecvStream) {

@@ -1,6 +1,7 @@
 //! How connections come about: dialled, or accepted. Owns the dials under way; knows links only to hand them over.
 //! Invariant: one dial of a peer at a time, and no connection whose key is not the one bound to its address.
 
+use pollen_common::wire::streams::StreamKind;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -18,7 +19,7 @@ use super::links::{Admission, Dialer};
 use super::path::address::VirtualAddr;
 use super::path::bind::TooManyDials;
 use super::tls::{SERVER_NAME, peer_key};
-use super::{Inner, StreamKind, code, endpoint, link, open_stream, random};
+use super::{Inner, code, endpoint, link, open_stream, random};
 
 /// How long a peer may take to prove itself at one of its addresses.
 const PROVE_BOUND: Duration = Duration::from_secs(5);

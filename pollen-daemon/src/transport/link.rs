@@ -2,6 +2,7 @@
 //! what services do with their streams.
 //! Invariant: a peer can hold up its own connection alone, and within bounds; `LinkDown` is the link's last event.
 
+use pollen_common::wire::streams::StreamKind;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use tokio::time::timeout;
 
 use super::drops::{DropReason, Drops};
 use super::endpoint::MEMBER;
-use super::{CORE_DATAGRAM, Inner, MeshEvent, SERVICE_DATAGRAM, StreamKind, code};
+use super::{CORE_DATAGRAM, Inner, MeshEvent, SERVICE_DATAGRAM, code};
 
 /// Bytes that may wait for the peer to read. The core stops at far less; this is for the day it does not.
 const QUEUED_BYTES_MAX: usize = 8 << 20;

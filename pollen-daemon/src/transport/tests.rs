@@ -5,6 +5,7 @@ mod hostile;
 mod lifecycle;
 mod traffic;
 
+use pollen_common::wire::streams::StreamKind;
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -17,7 +18,7 @@ use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::{Mesh, MeshConfig, MeshEvent, StreamHandler, StreamKind};
+use super::{Mesh, MeshConfig, MeshEvent, StreamHandler};
 
 /// Longer than anything here takes: a test that waits so long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);

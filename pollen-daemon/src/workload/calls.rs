@@ -21,11 +21,9 @@ use crate::services::{Reach, Services};
 use crate::workload::{CallError, Caller, Invocation, World};
 
 mod admission;
-pub mod answer;
 mod attempt;
 mod dispatch;
 mod failure;
-pub mod header;
 mod peers;
 mod run;
 mod serve;

@@ -10,6 +10,8 @@ use pollen_common::path_probe::Probe;
 use pollen_common::roll::{Genesis, Statement, Token};
 use pollen_common::verdict;
 use pollen_common::views::entries::{self, Said};
+use pollen_common::wire::streams::answer::{Remark, Status};
+use pollen_common::wire::streams::call;
 use pollen_common::wire::{Frames, Message};
 use pollen_daemon::content::transfer::wire::{self, Request};
 use pollen_daemon::content::tree::Outline;
@@ -17,8 +19,6 @@ use pollen_daemon::control::api::{ConnectBody, InviteBody, ServeBody, SettingBod
 use pollen_daemon::control::settings::parse_address;
 use pollen_daemon::services::header::{Denial, Header, datagram_prefix, decode_status, session_number};
 use pollen_daemon::services::payload::{Incoming, PAYLOAD_BYTES_MAX, framed};
-use pollen_daemon::workload::calls::answer::{Remark, Status};
-use pollen_daemon::workload::calls::header as call;
 use pollen_daemon::workload::module::{ModuleOptions, merge};
 
 /// A target: its name, and what it does with an input.

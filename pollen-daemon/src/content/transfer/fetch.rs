@@ -1,6 +1,7 @@
 //! Fetching content from whoever holds it, one holder after the other. Owns the order and the patience. Invariant: a
 //! holder that sent anything false is not asked again for this fetch, and what another sent before it is kept.
 
+use pollen_common::wire::streams::StreamKind;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use crate::content::disk::Part;
 use crate::content::shelf::Full;
 use crate::content::tree::{GROUP_BYTES, Outline};
 use crate::content::{CONTENT_BYTES_MAX, Shared, blocking};
-use crate::transport::{StreamKind, open_stream};
+use crate::transport::open_stream;
 
 /// How long a connection with a holder may take to come about, while others are left to ask.
 const CONNECT_MAX: Duration = Duration::from_secs(5);

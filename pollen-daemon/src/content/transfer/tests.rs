@@ -1,5 +1,6 @@
 //! Transfers between a few nodes over the real transport, some of whom do not do as they should.
 
+use pollen_common::wire::streams::StreamKind;
 use std::fs;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use super::wire::{self, Denial, Request};
 use crate::content::tree::{GROUP_BYTES, Outline};
 use crate::content::{Content, FetchError, Wanted, digest_of};
 use crate::services::tests::view::ViewBuilder;
-use crate::transport::{Mesh, MeshConfig, StreamHandler, StreamKind, open_stream};
+use crate::transport::{Mesh, MeshConfig, StreamHandler, open_stream};
 
 /// Longer than anything here takes.
 const SOON: Duration = Duration::from_secs(30);

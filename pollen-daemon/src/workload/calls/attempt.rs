@@ -11,12 +11,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use pollen_common::identity::NodeKey;
 use pollen_common::views::View;
+use pollen_common::wire::streams::answer::{PULSE, REMARK_BYTES_MAX, Remark, Status};
+use pollen_common::wire::streams::call::Header;
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::answer::{PULSE, REMARK_BYTES_MAX, Remark, Status};
 use super::failure::Failure;
-use super::header::Header;
 use super::peers::{PULSE_EVERY, Peer};
 use super::run::Done;
 use super::target::Resolved;

@@ -12,18 +12,18 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use pollen_common::identity::NodeKey;
 use pollen_common::views::View;
+use pollen_common::wire::streams::answer::Status;
+use pollen_common::wire::streams::call::{CALL_DEPTH_MAX, FUNCTION_BYTES_MAX, HOPS_MAX};
 use tokio::time::{Instant, sleep_until};
 
-use super::answer::Status;
 use super::attempt::{self, NotTaken, Outcome};
 use super::failure::Failure;
-use super::header::{FUNCTION_BYTES_MAX, HOPS_MAX};
 use super::run::{self, Done};
 use super::target::{self, Resolved};
 use super::{Ask, Shared, name_of};
 use crate::control::handle::{CallAnswer, SeedRef};
 use crate::services::choose::{self, Candidate, Choice};
-use crate::workload::{BODY_BYTES_MAX, CALL_DEPTH_MAX};
+use crate::workload::BODY_BYTES_MAX;
 
 /// Hosts looked at for one call: more cannot make the better of two better, and a seed may be everywhere.
 const CANDIDATES_MAX: usize = 16;

@@ -3,11 +3,11 @@
 
 use pollen_common::identity::NodeKey;
 use pollen_common::node::RefusalKind;
+use pollen_common::wire::streams::answer::{Remark, Status};
+use pollen_common::wire::streams::call::{CALL_DEPTH_MAX, FUNCTION_BYTES_MAX, HOPS_MAX};
 
-use super::answer::{Remark, Status};
-use super::header::HOPS_MAX;
 use crate::control::handle::{CallFailure, SeedRef};
-use crate::workload::{BODY_BYTES_MAX, CALL_DEPTH_MAX};
+use crate::workload::{BODY_BYTES_MAX, CallError};
 
 /// A call that gave no output.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl Failure {
     }
 
     pub(super) fn function_name() -> Self {
-        let message = format!("a function's name has 1 to {} bytes", super::header::FUNCTION_BYTES_MAX);
+        let message = format!("a function's name has 1 to {} bytes", FUNCTION_BYTES_MAX);
         Self::before(Status::NoFunction, RefusalKind::Usage, "no_function", message)
     }
 
@@ -131,6 +131,19 @@ impl Failure {
             printable(&remark.message)
         };
         Self { status, kind, label, message, hint: None, ran: remark.ran, by: Some(by) }
+    }
+
+    /// What a failed run is answered with.
+    pub(super) fn of_run(error: &CallError, by: NodeKey) -> Self {
+        let status = match error {
+            CallError::NoFunction(_) => Status::NoFunction,
+            CallError::PoolFull(_) | CallError::NodeMemory { ran: false, .. } => Status::Busy,
+            CallError::InputTooLarge { .. } => Status::InputTooLarge,
+            CallError::Deadline => Status::Deadline,
+            _ => Status::Failed,
+        };
+        let (label, message) = (error.label().to_owned(), error.to_string());
+        Self::answered(status, Remark { ran: !error.never_ran(), label, message, ..Remark::default() }, by)
     }
 
     /// As it is passed on to whoever called.
@@ -214,6 +227,13 @@ mod tests {
             assert!(guide.contains(&format!("| `{label}` |")), "{label} is not explained");
             assert_eq!(known_label(label), Some(label), "the list is in order");
         }
+    }
+
+    #[test]
+    fn a_limit_of_a_guest_is_answered_with_its_name() {
+        let failure = Failure::of_run(&CallError::Memory { max_bytes: 8 << 20 }, NodeKey([1; 32]));
+        assert_eq!((failure.status, failure.label, failure.ran), (Status::Failed, "memory_limit", true));
+        assert_eq!(failure.message, "it reached its memory limit of 8 MiB", "as docs/protocol/calls.md shows it");
     }
 
     #[test]

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use pollen_common::identity::{Digest, NodeKey};
 use pollen_common::node::RefusalKind;
 use pollen_common::views::{Name, VersionId};
+use pollen_common::wire::streams::answer::Status;
+use pollen_common::wire::streams::call::HOPS_MAX;
 use tokio::time::Instant;
 
-use super::answer::{Remark, Status};
 use super::dispatch;
 use super::failure::Failure;
-use super::header::HOPS_MAX;
 use super::tail::{self, TailCall};
 use super::target;
 use super::world::GuestWorld;
@@ -71,11 +71,11 @@ pub(super) async fn run(shared: &Arc<Shared>, begun: Begun, ask: Ask) -> Result<
 
 async fn instance(shared: &Arc<Shared>, begun: Begun, ask: &Ask, me: NodeKey) -> Result<Bytes, Failure> {
     let failed = |error: CallError| {
-        let (status, remark) = Remark::of_failure(&error);
-        if !remark.ran {
+        let failure = Failure::of_run(&error, me);
+        if !failure.ran {
             shared.tally.refused(error.label());
         }
-        Failure { by: Some(me), ..Failure::answered(status, remark, me) }
+        failure
     };
     if !begun.instance.has(&ask.function) {
         return Err(failed(CallError::NoFunction(ask.function.clone())));

@@ -11,18 +11,19 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use pollen_common::identity::NodeKey;
 use pollen_common::node::RefusalKind;
+use pollen_common::wire::streams::OpeningError;
+use pollen_common::wire::streams::answer::{PULSE, Remark, Status};
+use pollen_common::wire::streams::call::{CALL_DEPTH_MAX, HEADER_BYTES_MAX, HOPS_MAX, Header};
 use quinn::{RecvStream, SendStream};
 use tokio::time::{Instant, timeout};
 
-use super::answer::{PULSE, Remark, Status};
 use super::failure::Failure;
-use super::header::{HEADER_BYTES_MAX, HOPS_MAX, Header, HeaderError};
 use super::peers::PULSE_EVERY;
 use super::run::{self, Done};
 use super::wire::{self, Broken, CODE_TOO_SLOW, Incoming, PATIENCE, patience};
 use super::{Ask, DEADLINE_MAX, GUEST_RETRIES, Shared, caller};
 use crate::control::handle::SeedRef;
-use crate::workload::{BODY_BYTES_MAX, CALL_DEPTH_MAX, Caller};
+use crate::workload::{BODY_BYTES_MAX, Caller};
 
 /// How long a caller that this node does not know yet may wait. Its admission may be on the way: two nodes that have
 /// just connected reconcile the roll first, while the caller's first stream arrives beside it.
@@ -141,8 +142,8 @@ async fn header(incoming: &mut Incoming) -> Result<Header, Failure> {
     let bytes = incoming.short(HEADER_BYTES_MAX).await.map_err(broken)?;
     let bytes = bytes.ok_or_else(|| malformed("the header is too long"))?;
     Header::decode(&bytes).map_err(|error| match error {
-        HeaderError::Malformed => malformed(&error.to_string()),
-        HeaderError::Version => {
+        OpeningError::Malformed => malformed(&error.to_string()),
+        OpeningError::Version => {
             Failure::before(Status::Version, RefusalKind::Failed, Status::Version.label(), error.to_string())
         }
     })

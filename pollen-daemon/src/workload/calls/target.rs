@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use pollen_common::identity::{Digest, NodeKey};
 use pollen_common::views::{Name, SeedInfo, SeedVersion, VersionId, View};
+use pollen_common::wire::streams::call::FUNCTION_BYTES_MAX;
 
 use crate::control::handle::SeedRef;
 
@@ -83,7 +84,7 @@ impl FromStr for Uri {
             return name.parse().map(Self::Service).map_err(|_| wrong());
         }
         let (name, function) = rest.strip_prefix("seed/").and_then(|rest| rest.split_once('/')).ok_or_else(wrong)?;
-        if function.is_empty() || function.len() > super::header::FUNCTION_BYTES_MAX {
+        if function.is_empty() || function.len() > FUNCTION_BYTES_MAX {
             return Err(wrong());
         }
         Ok(Self::Seed { name: name.parse().map_err(|_| wrong())?, function: function.to_owned() })

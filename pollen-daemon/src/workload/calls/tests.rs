@@ -13,19 +13,6 @@ use pollen_common::views::{SeedInfo, SeedVersion};
 
 use crate::services::tests::view::ViewBuilder;
 
-/// The vectors of the format's description whose labels begin so, in the order in which they stand there.
-pub(super) fn vectors(kind: &str) -> Vec<(String, Vec<u8>)> {
-    include_str!("../../../../docs/protocol/calls.md")
-        .lines()
-        .filter_map(|line| line.strip_prefix("- `vector ")?.split_once("`: `"))
-        .filter(|(label, _)| label.starts_with(kind))
-        .map(|(label, rest)| {
-            let digits = rest.split('`').next().expect("split yields at least one part").replace(' ', "");
-            (label.to_owned(), data_encoding::HEXLOWER.decode(digits.as_bytes()).expect("a vector is hexadecimal"))
-        })
-        .collect()
-}
-
 /// One of many versions.
 pub(super) fn seed_version(byte: u8) -> SeedVersion {
     SeedVersion {

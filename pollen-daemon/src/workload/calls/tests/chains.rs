@@ -3,15 +3,15 @@
 use bytes::Bytes;
 use pollen_common::identity::NodeKey;
 use pollen_common::views::Protocol;
+use pollen_common::wire::streams::call::{CALL_DEPTH_MAX, HOPS_MAX};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::cluster::{Cluster, Given, echo, relay};
 use super::{seed_version, with_seed};
 use crate::services::tests::view::ViewBuilder;
+use crate::workload::CallError;
 use crate::workload::calls::Limits;
-use crate::workload::calls::header::HOPS_MAX;
-use crate::workload::{CALL_DEPTH_MAX, CallError};
 
 /// Seeds `s0`, `s1`... by turns on the first two nodes.
 fn spread(view: ViewBuilder, hosts: [NodeKey; 2], count: u8) -> ViewBuilder {

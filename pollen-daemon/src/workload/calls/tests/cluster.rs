@@ -1,5 +1,6 @@
 //! A few nodes with the real transport and real calls, views made by hand, and guests that are closures.
 
+use pollen_common::wire::streams::StreamKind;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -16,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use crate::control::handle::{CallAnswer, CallFailure, CallRequest, SeedRef, Serve};
 use crate::services::tests::view::ViewBuilder;
 use crate::services::{Services, ServicesConfig};
-use crate::transport::{Mesh, MeshConfig, StreamHandler, StreamKind};
+use crate::transport::{Mesh, MeshConfig, StreamHandler};
 use crate::workload::calls::{Calls, Host, Instance, Limits};
 use crate::workload::{CallError, Invocation, World};
 

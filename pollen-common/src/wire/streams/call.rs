@@ -2,19 +2,23 @@
 //! streams, hosts or views.
 //! Invariant: bytes of a peer become a typed header or a typed error, and what is accepted survives being written again.
 
-use pollen_common::identity::{Digest, NodeKey};
-use pollen_common::views::{Name, VersionId};
+use alloc::borrow::ToOwned as _;
+use alloc::string::String;
+use alloc::vec::Vec;
 
-use crate::workload::CALL_DEPTH_MAX;
+use super::StreamKind;
+use super::opening::{OpeningError, encoded, of_version, put};
+use crate::identity::{Digest, NodeKey};
+use crate::views::{Name, VersionId};
 
-/// The kind byte of a stream that carries one call.
-pub const KIND_CALL: u8 = 5;
 /// The only version of the header so far.
 pub const VERSION: u32 = 1;
 /// The longest header: sixteen versions of a path take 544 bytes, a delegation some 300 a step.
 pub const HEADER_BYTES_MAX: usize = 4096;
 /// The longest name of a function, in bytes.
 pub const FUNCTION_BYTES_MAX: usize = 255;
+/// The most seeds that one call may lead through, itself included.
+pub const CALL_DEPTH_MAX: usize = 16;
 /// How often one call may be passed on by tail calls before it counts as running in circles.
 pub const HOPS_MAX: u8 = 32;
 
@@ -36,15 +40,6 @@ pub struct Header {
     pub hops: u8,
     /// Who called first, where that is not the sender. Proved by a delegation alone, so it counts for nothing yet.
     pub origin: Option<NodeKey>,
-}
-
-/// Why the bytes of a peer are no header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum HeaderError {
-    #[error("the header is not what the format says")]
-    Malformed,
-    #[error("the header has a version that this node does not speak")]
-    Version,
 }
 
 // 6 is reserved for a delegation, 10 for an idempotency key, 11 for trace context.
@@ -71,14 +66,6 @@ struct Wire<'b> {
     origin: Option<NodeKey>,
 }
 
-/// Read first, because a later version may change every other field.
-#[derive(minicbor::Decode)]
-#[cbor(map)]
-struct WireVersion {
-    #[n(0)]
-    version: u32,
-}
-
 impl Header {
     /// The bytes that open a stream up to the input: kind, the header's length, the header, the input's length.
     #[must_use]
@@ -86,10 +73,8 @@ impl Header {
         /// Enough for a header without a path.
         const USUAL_BYTES: usize = 160;
         let mut bytes = Vec::with_capacity(USUAL_BYTES);
-        bytes.extend_from_slice(&[KIND_CALL, 0, 0]);
-        self.encode_into(&mut bytes);
-        let length = u16::try_from(bytes.len() - 3).expect("names, a function and a path within their bounds fit");
-        bytes[1..3].copy_from_slice(&length.to_be_bytes());
+        bytes.push(StreamKind::Call as u8);
+        put(&mut bytes, self.wire());
         bytes.extend_from_slice(&input_bytes.to_be_bytes());
         bytes
     }
@@ -97,13 +82,11 @@ impl Header {
     /// The header alone.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        self.encode_into(&mut bytes);
-        bytes
+        encoded(self.wire())
     }
 
-    fn encode_into(&self, bytes: &mut Vec<u8>) {
-        let wire = Wire {
+    fn wire(&self) -> Wire<'_> {
+        Wire {
             version: VERSION,
             seed: self.seed.as_str(),
             wanted: self.version.0,
@@ -113,31 +96,24 @@ impl Header {
             path: (!self.path.is_empty()).then(|| self.path.iter().map(|version| version.0).collect()),
             hops: (self.hops > 0).then_some(self.hops),
             origin: self.origin,
-        };
-        minicbor::encode(wire, bytes).expect("writing to a vector does not fail");
+        }
     }
 
     /// Parses the header alone. Unknown fields are skipped.
     ///
     /// # Errors
     /// When the bytes are no header of a version that this node speaks, or more than one header.
-    pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
-        let WireVersion { version } = minicbor::decode(bytes).map_err(|_| HeaderError::Malformed)?;
-        if version != VERSION {
-            return Err(HeaderError::Version);
-        }
-        let mut decoder = minicbor::Decoder::new(bytes);
-        let wire: Wire<'_> = decoder.decode().map_err(|_| HeaderError::Malformed)?;
+    pub fn decode(bytes: &[u8]) -> Result<Self, OpeningError> {
+        let wire: Wire<'_> = of_version(bytes, VERSION)?;
         let path = wire.path.unwrap_or_default();
         let bounded = bytes.len() <= HEADER_BYTES_MAX
-            && decoder.position() == bytes.len()
             && (1..=FUNCTION_BYTES_MAX).contains(&wire.function.len())
             && path.len() <= CALL_DEPTH_MAX;
         if !bounded {
-            return Err(HeaderError::Malformed);
+            return Err(OpeningError::Malformed);
         }
         Ok(Self {
-            seed: wire.seed.parse().map_err(|_| HeaderError::Malformed)?,
+            seed: wire.seed.parse().map_err(|_| OpeningError::Malformed)?,
             version: VersionId(wire.wanted),
             module: wire.module,
             function: wire.function.to_owned(),
@@ -153,6 +129,7 @@ impl Header {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::vectors::assert_described;
     use super::*;
 
     fn version(byte: u8) -> VersionId {
@@ -176,7 +153,7 @@ mod tests {
     fn the_described_bytes_are_the_ones_that_are_sent() {
         let nested = Header {
             module: Some(Digest([0xbb; 32])),
-            path: vec![version(0xcc)],
+            path: alloc::vec![version(0xcc)],
             hops: 1,
             origin: Some(NodeKey([0xdd; 32])),
             ..simple()
@@ -185,11 +162,8 @@ mod tests {
         small.extend_from_slice(b"hi");
         let expected =
             [("call with two bytes of input", small), ("call by hash from within a call", nested.opening(0))];
-        let described = crate::workload::calls::tests::vectors("call ");
-        assert_eq!(described.len(), expected.len(), "each vector is checked");
-        for ((label, bytes), (expected_label, expected_bytes)) in described.iter().zip(&expected) {
-            assert_eq!((label.as_str(), bytes), (*expected_label, expected_bytes));
-        }
+        let document = include_str!("../../../../docs/protocol/calls.md");
+        assert_described(document, "call ", &expected);
     }
 
     #[test]
@@ -199,26 +173,26 @@ mod tests {
         bytes[0] += 1;
         bytes.extend_from_slice(&[0x18, 99, 0x82, 0x01, 0x61, b'x']);
         assert_eq!(Header::decode(&bytes), Ok(simple()));
-        assert_eq!(Header::decode(&[0xa1, 0x00, 0x02]), Err(HeaderError::Version));
+        assert_eq!(Header::decode(&[0xa1, 0x00, 0x02]), Err(OpeningError::Version));
     }
 
     #[test]
     fn what_exceeds_its_bounds_is_no_header() {
-        let path = vec![version(1); CALL_DEPTH_MAX + 1];
+        let path = alloc::vec![version(1); CALL_DEPTH_MAX + 1];
         for bad in [
             Header { function: String::new(), ..simple() },
             Header { function: "f".repeat(FUNCTION_BYTES_MAX + 1), ..simple() },
             Header { path, ..simple() },
         ] {
-            assert_eq!(Header::decode(&bad.encode()), Err(HeaderError::Malformed));
+            assert_eq!(Header::decode(&bad.encode()), Err(OpeningError::Malformed));
         }
         let mut trailing = simple().encode();
         trailing.push(0);
-        assert_eq!(Header::decode(&trailing), Err(HeaderError::Malformed));
+        assert_eq!(Header::decode(&trailing), Err(OpeningError::Malformed));
         let longest = Header {
             seed: "s".repeat(63).parse().expect("a name"),
             function: "f".repeat(FUNCTION_BYTES_MAX),
-            path: vec![version(1); CALL_DEPTH_MAX],
+            path: alloc::vec![version(1); CALL_DEPTH_MAX],
             module: Some(Digest([1; 32])),
             origin: Some(NodeKey([1; 32])),
             ..simple()

@@ -2,10 +2,13 @@
 //! the output. Owns the codec; knows nothing of streams or of what the caller does next.
 //! Invariant: every status says whether the guest may have run, so that a caller never guesses.
 
-use pollen_common::identity::Digest;
-use pollen_common::views::VersionId;
+use alloc::borrow::ToOwned as _;
+use alloc::string::String;
+use alloc::vec::Vec;
 
-use crate::workload::CallError;
+use super::opening::{encoded, put, whole};
+use crate::identity::Digest;
+use crate::views::VersionId;
 
 /// The longest part between status and output.
 pub const REMARK_BYTES_MAX: usize = 4096;
@@ -155,21 +158,18 @@ impl Remark {
     /// The remark alone. A message that is too long is cut.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        self.encode_into(&mut bytes);
-        bytes
+        encoded(self.wire())
     }
 
-    fn encode_into(&self, bytes: &mut Vec<u8>) {
+    fn wire(&self) -> Wire<'_> {
         let present = |text: &'_ str| !text.is_empty();
-        let wire = Wire {
+        Wire {
             ran: self.ran.then_some(true),
             load: (self.load > 0).then_some(self.load),
             served: self.served.map(|version| version.0),
             label: Some(self.label.as_str()).filter(|text| present(text)),
             message: Some(cut(&self.message)).filter(|text| present(text)),
-        };
-        minicbor::encode(wire, bytes).expect("writing to a vector does not fail");
+        }
     }
 
     /// Parses the remark alone. Unknown fields are skipped.
@@ -177,11 +177,10 @@ impl Remark {
     /// # Errors
     /// When the bytes are no remark, or more than one.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut decoder = minicbor::Decoder::new(bytes);
-        let wire: Wire<'_> = decoder.decode().map_err(|_| Malformed)?;
-        if bytes.len() > REMARK_BYTES_MAX || decoder.position() != bytes.len() {
+        if bytes.len() > REMARK_BYTES_MAX {
             return Err(Malformed);
         }
+        let wire: Wire<'_> = whole(bytes).map_err(|_| Malformed)?;
         Ok(Self {
             ran: wire.ran.unwrap_or_default(),
             load: wire.load.unwrap_or_default(),
@@ -197,31 +196,10 @@ impl Remark {
         /// Enough for the answer to a call that went well.
         const USUAL_BYTES: usize = 64;
         let mut bytes = Vec::with_capacity(USUAL_BYTES);
-        bytes.extend_from_slice(&[status.code(), 0, 0]);
-        self.encode_into(&mut bytes);
-        let length = u16::try_from(bytes.len() - 3).expect("a label and a cut message fit");
-        bytes[1..3].copy_from_slice(&length.to_be_bytes());
+        bytes.push(status.code());
+        put(&mut bytes, self.wire());
         bytes.extend_from_slice(&output_bytes.to_be_bytes());
         bytes
-    }
-
-    /// What a failed run is answered with.
-    #[must_use]
-    pub fn of_failure(error: &CallError) -> (Status, Self) {
-        let status = match error {
-            CallError::NoFunction(_) => Status::NoFunction,
-            CallError::PoolFull(_) | CallError::NodeMemory { ran: false, .. } => Status::Busy,
-            CallError::InputTooLarge { .. } => Status::InputTooLarge,
-            CallError::Deadline => Status::Deadline,
-            _ => Status::Failed,
-        };
-        let remark = Self {
-            ran: !error.never_ran(),
-            label: error.label().to_owned(),
-            message: error.to_string(),
-            ..Self::default()
-        };
-        (status, remark)
     }
 }
 
@@ -234,6 +212,7 @@ fn cut(text: &str) -> &str {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::vectors::assert_described;
     use super::*;
 
     #[test]
@@ -242,15 +221,12 @@ mod tests {
         let mut done = Remark { ran: true, load: 50, served, ..Remark::default() }.answering(Status::Done, 2);
         done.extend_from_slice(b"ho");
         let busy = Remark { load: 800, label: "waiting".into(), ..Remark::default() }.answering(Status::Busy, 0);
-        let (status, failed) = Remark::of_failure(&CallError::Memory { max_bytes: 8 << 20 });
-        let failed = failed.answering(status, 0);
+        let (label, message) = ("memory_limit".into(), "it reached its memory limit of 8 MiB".into());
+        let failed = Remark { ran: true, label, message, ..Remark::default() }.answering(Status::Failed, 0);
         let expected =
             [("answer with two bytes of output", done), ("answer of a busy host", busy), ("answer of a limit", failed)];
-        let described = crate::workload::calls::tests::vectors("answer ");
-        assert_eq!(described.len(), expected.len(), "each vector is checked");
-        for ((label, bytes), (expected_label, expected_bytes)) in described.iter().zip(&expected) {
-            assert_eq!((label.as_str(), bytes), (*expected_label, expected_bytes));
-        }
+        let document = include_str!("../../../../docs/protocol/calls.md");
+        assert_described(document, "answer ", &expected);
     }
 
     #[test]

@@ -1,0 +1,36 @@
+//! What peers say on QUIC streams beside the link's own: what opens a stream of each kind, and what is answered. Owns
+//! the bytes and their bounds; knows nothing of reading, writing, waiting or standing. The rooms: `opening` is the
+//! framing that all share, then one for each thing said. Formats: `docs/protocol/services.md`, `content.md`, `calls.md`.
+//! Invariant: bytes of a peer become a typed value or a typed refusal, and no length is trusted before it is bounded.
+
+pub mod answer;
+pub mod call;
+mod opening;
+
+#[cfg(test)]
+mod vectors;
+
+pub use opening::{LENGTH_BYTES, OpeningError};
+
+/// What a bidirectional stream is for: its first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamKind {
+    /// The link's ordered stream; the transport's own.
+    Link = 1,
+    /// A TCP connection of a service.
+    Tcp = 2,
+    /// A UDP session of a service.
+    Udp = 3,
+    /// Content, fetched by hash from whoever holds it.
+    Content = 4,
+    /// A call of a seed.
+    Call = 5,
+}
+
+impl StreamKind {
+    /// From a stream's first byte.
+    #[must_use]
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Link, Self::Tcp, Self::Udp, Self::Content, Self::Call].into_iter().find(|kind| *kind as u8 == byte)
+    }
+}
