@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use pollen_common::identity::{Digest, NodeKey};
 use pollen_common::views::View;
+use pollen_common::wire::streams::content::{CONTENT_BYTES_MAX, digest_of};
 use quinn::{RecvStream, SendStream};
 use tokio::sync::{Semaphore, watch};
 
@@ -22,21 +23,16 @@ mod disk;
 mod shelf;
 mod tally;
 pub mod transfer;
-pub mod tree;
 
 pub use disk::ReadError;
 pub use shelf::{FILES_MAX, Full, TOTAL_BYTES_MAX};
 pub use tally::ContentNumbers;
 pub use transfer::fetch::{FetchError, Wanted};
-pub use tree::digest_of;
 
 use disk::{Disk, Part};
 use shelf::Shelf;
 use tally::Tally;
 use transfer::{fetch, serve};
-
-/// The largest content, in bytes: the largest module that a seed may have.
-pub const CONTENT_BYTES_MAX: usize = crate::workload::MODULE_BYTES_MAX;
 
 /// Fetches at once; each holds a group in memory and a file open. More wait.
 const FETCHES_MAX: usize = 4;

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use pollen_common::identity::NodeKey;
 use pollen_common::node::{Refusal, RefusalKind};
 use pollen_common::views::{Name, Protocol, View};
+use pollen_common::wire::streams::service::Target;
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
@@ -24,11 +25,9 @@ mod config;
 mod dial;
 mod exchange;
 mod exports;
-pub mod header;
 mod imports;
 mod live;
 mod mesh;
-pub mod payload;
 mod provide;
 mod pump;
 mod resolve;
@@ -48,7 +47,6 @@ pub use tally::Carried;
 pub(crate) use tally::labels as refusal_labels;
 
 use exports::{Exported, Exports};
-use header::Target;
 use imports::{Imported, Imports, Sockets};
 use tally::Tally;
 

@@ -13,7 +13,7 @@ mod snapshot;
 mod tests;
 mod tls;
 
-use pollen_common::wire::streams::StreamKind;
+use pollen_common::wire::streams::{LENGTH_BYTES, OpeningError, StreamKind};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -145,6 +145,22 @@ pub async fn open_stream(
     let (mut send, recv) = connection.open_bi().await?;
     send.write_all(&[kind as u8]).await?;
     Ok((send, recv))
+}
+
+/// What opens a stream, behind its kind and length: at most `max` bytes, for which nothing is allocated before.
+///
+/// # Errors
+/// [`OpeningError::Malformed`]: it is longer, or the stream ended before it did.
+pub(crate) async fn read_opening(recv: &mut quinn::RecvStream, max: usize) -> Result<Vec<u8>, OpeningError> {
+    let mut length = [0; LENGTH_BYTES];
+    recv.read_exact(&mut length).await.map_err(|_| OpeningError::Malformed)?;
+    let length = usize::from(u16::from_be_bytes(length));
+    if length > max {
+        return Err(OpeningError::Malformed);
+    }
+    let mut bytes = vec![0; length];
+    recv.read_exact(&mut bytes).await.map_err(|_| OpeningError::Malformed)?;
+    Ok(bytes)
 }
 
 /// A handle on the mesh of this node. Usable from any thread.

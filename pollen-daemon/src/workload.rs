@@ -21,12 +21,13 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use pollen_common::identity::NodeKey;
 use pollen_common::views::{Name, VersionId};
+use pollen_common::wire::streams::content::CONTENT_BYTES_MAX;
 use tokio::time::Instant;
 
 /// The most bytes that a call may bring or answer with. A guest also needs the memory for them.
 pub const BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// The largest module that may be published, in bytes.
-pub const MODULE_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub const MODULE_BYTES_MAX: usize = CONTENT_BYTES_MAX;
 
 /// What a guest may know of whoever called it, and how the call came here.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use pollen_common::identity::{NodeKey, SecretKey};
 use pollen_common::node::LinkId;
 use pollen_common::wire::streams::StreamKind;
-use pollen_daemon::services::header::{Header, Target};
+use pollen_common::wire::streams::service::{Header, Target};
 use pollen_daemon::transport::{Mesh, MeshConfig, MeshEvent, StreamHandler, open_stream};
 use tests::cluster::form;
 use tests::lab::{Family, Host, lab_or_skip};

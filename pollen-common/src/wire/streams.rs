@@ -1,15 +1,20 @@
 //! What peers say on QUIC streams beside the link's own: what opens a stream of each kind, and what is answered. Owns
-//! the bytes and their bounds; knows nothing of reading, writing, waiting or standing. The rooms: `opening` is the
-//! framing that all share, then one for each thing said. Formats: `docs/protocol/services.md`, `content.md`, `calls.md`.
+//! the bytes and their bounds; knows nothing of reading, writing, waiting or standing. The rooms: `opening` and
+//! `denial` are what several share, then one for each thing said. Formats: `docs/protocol/` (services, content, calls).
 //! Invariant: bytes of a peer become a typed value or a typed refusal, and no length is trusted before it is bounded.
 
 pub mod answer;
 pub mod call;
+pub mod content;
+mod denial;
 mod opening;
+pub mod payload;
+pub mod service;
 
 #[cfg(test)]
 mod vectors;
 
+pub use denial::{Denial, decode_status, encode_answer};
 pub use opening::{LENGTH_BYTES, OpeningError};
 
 /// What a bidirectional stream is for: its first byte.

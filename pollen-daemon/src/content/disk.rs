@@ -3,15 +3,13 @@
 //! again, and a file that does not hold what its name says is removed.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _};
+use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use pollen_common::identity::Digest;
-
-use super::CONTENT_BYTES_MAX;
-use super::tree::{GROUP_BYTES, Outline, digest_of};
+use pollen_common::wire::streams::content::{CONTENT_BYTES_MAX, GROUP_BYTES, Outline, Outlining, digest_of};
 
 /// Why content was not read.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +77,7 @@ impl Disk {
     /// The file and its outline, verified without holding it in memory. What is read of the file later is not.
     pub fn outline(&self, digest: &Digest) -> Result<(File, Outline), ReadError> {
         let file = self.open_file(digest)?;
-        match Outline::of(*digest, (&file).take(CONTENT_BYTES_MAX as u64 + 1))? {
+        match outline_of(*digest, (&file).take(CONTENT_BYTES_MAX as u64 + 1))? {
             Some(outline) => Ok((file, outline)),
             None => Err(self.damaged(digest)?),
         }
@@ -148,6 +146,16 @@ impl Drop for Part {
     }
 }
 
+/// The outline of what `content` reads, if that has `root`. Holds one group in memory.
+fn outline_of(root: Digest, mut content: impl Read) -> io::Result<Option<Outline>> {
+    let (mut outlining, mut group) = (Outlining::default(), Vec::with_capacity(GROUP_BYTES));
+    while content.by_ref().take(GROUP_BYTES as u64).read_to_end(&mut group)? > 0 {
+        outlining.push(&group);
+        group.clear();
+    }
+    Ok(outlining.outline(root))
+}
+
 /// One group of a file.
 pub fn read_group(file: &File, outline: &Outline, index: u64) -> io::Result<Vec<u8>> {
     let mut group = vec![0; outline.group_len(index)];
@@ -189,6 +197,20 @@ mod tests {
         assert_eq!(held, [(digest, 6)]);
         assert_eq!(fs::read_dir(&dir).expect("there").count(), 1, "swept");
         assert_eq!(disk.read(&digest).expect("whole"), b"module");
+    }
+
+    #[test]
+    fn a_file_is_outlined_as_its_bytes_are() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let (disk, _) = Disk::open(directory(temp.path())).expect("made");
+        for len in [0, 1, GROUP_BYTES, 2 * GROUP_BYTES + 5] {
+            let bytes = vec![7; len];
+            let digest = store(&disk, &bytes);
+            let (file, outline) = disk.outline(&digest).expect("whole");
+            assert_eq!(Outlining::of(&bytes).outline(digest).as_ref(), Some(&outline), "{len} bytes");
+            let last = outline.groups() - 1;
+            assert!(outline.proves(last, &read_group(&file, &outline, last).expect("readable")));
+        }
     }
 
     #[test]

@@ -1,10 +1,9 @@
 //! What the content store and its transfers did since the start, as metrics show it.
 
+use pollen_common::wire::streams::Denial;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-
-use super::transfer::wire::Denial;
 
 /// Counters since the start, and what is held now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

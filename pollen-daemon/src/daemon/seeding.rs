@@ -9,11 +9,12 @@ use pollen_common::identity::NodeKey;
 use pollen_common::node::{Command, Refusal, RefusalKind};
 use pollen_common::placement::{Presence, place_version};
 use pollen_common::views::{Name, SeedTerms, SeedVersion, View};
+use pollen_common::wire::streams::content::digest_of;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::running::Running;
-use crate::content::{PutError, digest_of};
+use crate::content::PutError;
 use crate::control::handle::{SeedProgress, SeedRequest, SeedStage, Seeded};
 use crate::workload::module::{self, ModuleError, ModuleOptions};
 use crate::workload::replicas::StartError;

@@ -2,10 +2,10 @@
 
 use pollen_common::identity::NodeKey;
 use pollen_common::views::Protocol;
+use pollen_common::wire::streams::service::Target;
 use serde::{Deserialize, Serialize};
 
 use super::exports::Export;
-use super::header::Target;
 use super::imports::Import;
 
 /// Exports and imports, to be stored as JSON and given back at the next start.

@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use pollen_common::identity::NodeKey;
 use pollen_common::views::{Protocol, View};
+use pollen_common::wire::streams::service::{Header, Target};
+use pollen_common::wire::streams::{Denial, decode_status};
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::time::Instant;
 
 use super::choose::{self, Candidate};
 use super::exports::{self, Export};
-use super::header::{self, Denial, Header, Target};
 use super::imports::Import;
 use super::pump::{self, CODE_RESET};
 use super::session::Carrier;
@@ -267,7 +268,7 @@ async fn offer(connection: &Connection, import: &Import) -> Result<Way, AttemptE
 async fn read_answer(recv: &mut RecvStream) -> Result<Result<(), Denial>, AttemptError> {
     let mut byte = [0];
     recv.read_exact(&mut byte).await.map_err(|_| AttemptError::Broken)?;
-    if header::decode_status(byte[0]).map_err(|_| AttemptError::Broken)? {
+    if decode_status(byte[0]).ok_or(AttemptError::Broken)? {
         return Ok(Ok(()));
     }
     recv.read_exact(&mut byte).await.map_err(|_| AttemptError::Broken)?;

@@ -10,12 +10,12 @@ use bytes::Bytes;
 use futures_util::future::{Either, select};
 use pollen_common::identity::NodeKey;
 use pollen_common::views::{Name, Protocol};
+use pollen_common::wire::streams::service::Target;
 use quinn::{RecvStream, SendStream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::dial::{self, Local, NoProvider, Way};
-use super::header::Target;
 use super::imports::Import;
 use super::live::Owner;
 use super::pump::{self, CODE_RESET};

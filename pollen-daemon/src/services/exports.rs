@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pollen_common::views::{Name, Protocol};
+use pollen_common::wire::streams::service::Target;
 use tokio::net::{TcpStream, UdpSocket};
 
-use super::header::Target;
 use super::tally::Tally;
 use crate::control::handle::ServiceRef;
 

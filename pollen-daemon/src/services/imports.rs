@@ -13,11 +13,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use pollen_common::identity::NodeKey;
 use pollen_common::views::Protocol;
+use pollen_common::wire::streams::service::Target;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
 
 use super::dial::{self, Local, NoProvider, Opened, Way};
-use super::header::Target;
 use super::live::{Owner, Slot};
 use super::session::{self, Inlet, Outlet, Queue, Session};
 use super::tally::Tally;

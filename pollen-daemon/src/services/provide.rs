@@ -8,15 +8,17 @@ use std::time::Duration;
 
 use pollen_common::identity::NodeKey;
 use pollen_common::views::Protocol;
+use pollen_common::wire::streams::service::{HEADER_BYTES_MAX, Header};
+use pollen_common::wire::streams::{Denial, encode_answer};
 use quinn::{Connection, RecvStream, SendStream};
 
 use super::exports::{self, Exported};
-use super::header::{self, Denial, HEADER_BYTES_MAX, Header, HeaderError};
 use super::live::{Owner, Slot};
 use super::pump::{self, CODE_PROTOCOL, CODE_REFUSED};
 use super::session::{Carrier, Inlet, Outlet, Session};
 use super::tally::Refused;
 use super::{Shared, export_of};
+use crate::transport;
 
 /// How long a caller may take to send its header: an honest one sends it with the stream's first packet.
 const HEADER_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -83,19 +85,8 @@ async fn admit(shared: &Arc<Shared>, incoming: &mut Incoming) -> Result<(Exporte
 }
 
 async fn read_header(recv: &mut RecvStream) -> Result<Header, Refused> {
-    const MALFORMED: Refused = Refused::Denial(Denial::Malformed);
-    let mut length = [0; 2];
-    recv.read_exact(&mut length).await.map_err(|_| MALFORMED)?;
-    let length = usize::from(u16::from_be_bytes(length));
-    if length > HEADER_BYTES_MAX {
-        return Err(MALFORMED);
-    }
-    let mut bytes = vec![0; length];
-    recv.read_exact(&mut bytes).await.map_err(|_| MALFORMED)?;
-    Header::decode(&bytes).map_err(|error| match error {
-        HeaderError::Malformed => MALFORMED,
-        HeaderError::Version => Refused::Denial(Denial::Version),
-    })
+    let header = transport::read_opening(recv, HEADER_BYTES_MAX).await.and_then(|bytes| Header::decode(&bytes));
+    header.map_err(|error| Refused::Denial(error.into()))
 }
 
 /// Whether `peer` stands, now or in a moment.
@@ -124,7 +115,7 @@ async fn serve_tcp(
             return Err(error.into());
         }
     };
-    if send.write_all(&header::encode_answer(Ok(()))).await.is_err() {
+    if send.write_all(&encode_answer(Ok(()))).await.is_err() {
         pump::reset_stream(&mut send, &mut recv, pump::CODE_RESET);
         pump::reset_socket(tcp);
         return Err(pump::Broken::Remote);
@@ -150,7 +141,7 @@ async fn serve_udp(
     };
     let mut session = Session::new(&shared.inboxes, Carrier { connection, send, recv }, &exported.tally);
     let (send, recv) = session.streams();
-    if send.write_all(&header::encode_answer(Ok(()))).await.is_err() {
+    if send.write_all(&encode_answer(Ok(()))).await.is_err() {
         pump::reset_stream(send, recv, pump::CODE_RESET);
         return Err(pump::Broken::Remote);
     }
@@ -170,7 +161,7 @@ async fn refuse(shared: &Shared, send: &mut SendStream, recv: &mut RecvStream, r
     // The direction may have ended already.
     let _ = recv.stop(code);
     let answer = async {
-        send.write_all(&header::encode_answer(Err(refused.denial()))).await.ok()?;
+        send.write_all(&encode_answer(Err(refused.denial()))).await.ok()?;
         send.finish().ok()?;
         send.stopped().await.ok()
     };

@@ -3,8 +3,8 @@
 use pollen_common::identity::NodeKey;
 use pollen_common::node::{Refusal, RefusalKind};
 use pollen_common::views::{Name, Protocol, View};
+use pollen_common::wire::streams::service::Target;
 
-use super::header::Target;
 use crate::control::handle::ServiceRef;
 
 /// What a `connect` asks for, found in a view.

@@ -3,6 +3,8 @@
 //! Invariants: a reply goes to the client of its session and no other; what does not fit a queue is dropped and
 //! counted, as UDP does, and never held without bound.
 
+use pollen_common::wire::streams::payload::{self, Incoming, PAYLOAD_BYTES_MAX};
+use pollen_common::wire::streams::service;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
@@ -17,8 +19,6 @@ use tokio::net::UdpSocket;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 
-use super::header;
-use super::payload::{self, Incoming, PAYLOAD_BYTES_MAX};
 use super::pump::{self, Broken, CODE_CUT, CODE_RESET};
 use super::tally::Tally;
 
@@ -102,7 +102,7 @@ impl Inboxes {
 
     /// Takes a datagram, behind its first byte.
     pub(super) fn deliver(&self, connection: usize, datagram: &Bytes) {
-        let delivered = header::session_number(datagram).is_some_and(|(number, length)| {
+        let delivered = service::session_number(datagram).is_some_and(|(number, length)| {
             let payload = datagram.slice(length..);
             let inboxes = self.by_session.lock().expect("nothing panics while it holds this lock");
             let Some((queue, tally)) = inboxes.get(&(connection, number)) else { return false };
@@ -318,13 +318,13 @@ async fn read_payload(recv: &mut RecvStream) -> Result<Option<Bytes>, Broken> {
             return if incoming.is_between() { Ok(None) } else { Err(Broken::Remote) };
         }
         if let Some(empty) = incoming.poll().map_err(|_| Broken::Remote)? {
-            return Ok(Some(empty));
+            return Ok(Some(empty.into()));
         }
     }
     let rest = async {
         while read_more(recv, &mut incoming).await? {
             if let Some(payload) = incoming.poll().map_err(|_| Broken::Remote)? {
-                return Ok(Some(payload));
+                return Ok(Some(payload.into()));
             }
         }
         Err(Broken::Remote)
@@ -349,7 +349,7 @@ async fn send_payload(
     if payload.len() > PAYLOAD_BYTES_MAX {
         return Ok(());
     }
-    let prefix = header::datagram_prefix(number);
+    let prefix = service::datagram_prefix(number);
     if connection.max_datagram_size().is_some_and(|max| prefix.len() + payload.len() <= max) {
         let mut datagram = BytesMut::with_capacity(prefix.len() + payload.len());
         datagram.put_slice(&prefix);
@@ -363,7 +363,7 @@ async fn send_payload(
         }
     }
     let Some(framed) = payload::framed(payload) else { return Ok(()) };
-    send.write_chunk(framed).await.map_err(|_| Broken::Remote)
+    send.write_chunk(framed.into()).await.map_err(|_| Broken::Remote)
 }
 
 /// The same between a client and a server of this very node.

@@ -1,9 +1,9 @@
 //! Counters of what services carried and refused. They never go down while the daemon runs.
 
+use pollen_common::wire::streams::Denial;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::header::Denial;
 use super::pump::Moved;
 
 /// What one export or import has carried.
@@ -93,13 +93,8 @@ impl Refused {
             Self::Absent => "absent",
             Self::WrongKind => "wrong_kind",
             Self::Slow => "slow_header",
-            Self::Denial(Denial::DeniedOrAbsent) => "denied_or_absent",
-            Self::Denial(Denial::Unavailable) => "unavailable",
-            Self::Denial(Denial::Busy) => "busy",
             Self::Denial(Denial::Malformed) => "malformed_header",
-            Self::Denial(Denial::Version) => "unknown_version",
-            Self::Denial(Denial::Draining) => "draining",
-            Self::Denial(Denial::Other(_)) => "other",
+            Self::Denial(denial) => denial.label(),
         }
     }
 }

@@ -11,14 +11,13 @@ use pollen_common::roll::{Genesis, Statement, Token};
 use pollen_common::verdict;
 use pollen_common::views::entries::{self, Said};
 use pollen_common::wire::streams::answer::{Remark, Status};
-use pollen_common::wire::streams::call;
+use pollen_common::wire::streams::content::{Outline, Request, decode_size};
+use pollen_common::wire::streams::payload::{Incoming, PAYLOAD_BYTES_MAX, framed};
+use pollen_common::wire::streams::service::{Header, datagram_prefix, session_number};
+use pollen_common::wire::streams::{Denial, call, decode_status};
 use pollen_common::wire::{Frames, Message};
-use pollen_daemon::content::transfer::wire::{self, Request};
-use pollen_daemon::content::tree::Outline;
 use pollen_daemon::control::api::{ConnectBody, InviteBody, ServeBody, SettingBody};
 use pollen_daemon::control::settings::parse_address;
-use pollen_daemon::services::header::{Denial, Header, datagram_prefix, decode_status, session_number};
-use pollen_daemon::services::payload::{Incoming, PAYLOAD_BYTES_MAX, framed};
 use pollen_daemon::workload::module::{ModuleOptions, merge};
 
 /// A target: its name, and what it does with an input.
@@ -211,11 +210,11 @@ pub fn content_stream(data: &[u8]) {
         assert_eq!(Request::decode(&request.encode()), Ok(request));
     }
     if let [status, code, ..] = data {
-        let _accepts = wire::decode_status(*status);
-        assert_eq!(wire::Denial::from_code(*code).code(), *code);
+        let _accepts = decode_status(*status);
+        assert_eq!(Denial::from_code(*code).code(), *code);
     }
     let Some((size, values)) = data.split_first_chunk() else { return };
-    let Some((size_bytes, values_len)) = wire::decode_size(*size) else { return };
+    let Some((size_bytes, values_len)) = decode_size(*size) else { return };
     let Some(values) = values.get(..values_len) else { return };
     let values: Vec<[u8; 32]> = values.chunks_exact(32).map(|value| value.try_into().expect("32 bytes")).collect();
     // No root: nothing leads there but by chance, and one group needs no values.

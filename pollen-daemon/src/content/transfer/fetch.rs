@@ -1,20 +1,21 @@
 //! Fetching content from whoever holds it, one holder after the other. Owns the order and the patience. Invariant: a
 //! holder that sent anything false is not asked again for this fetch, and what another sent before it is kept.
 
-use pollen_common::wire::streams::StreamKind;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pollen_common::identity::{Digest, NodeKey};
+use pollen_common::wire::streams::content::{
+    CONTENT_BYTES_MAX, GROUP_BYTES, Outline, Request, SIZE_BYTES, decode_size,
+};
+use pollen_common::wire::streams::{Denial, StreamKind, decode_status};
 use quinn::{RecvStream, VarInt};
 use tokio::time::{sleep, timeout};
 
-use super::wire::{self, Denial, Request, SIZE_BYTES};
 use crate::content::disk::Part;
 use crate::content::shelf::Full;
-use crate::content::tree::{GROUP_BYTES, Outline};
-use crate::content::{CONTENT_BYTES_MAX, Shared, blocking};
+use crate::content::{Shared, blocking};
 use crate::transport::open_stream;
 
 /// How long a connection with a holder may take to come about, while others are left to ask.
@@ -231,7 +232,7 @@ impl Fetch<'_> {
     async fn outline(&self, recv: &mut RecvStream) -> Result<Outline, AttemptError> {
         let mut status = [0];
         recv.read_exact(&mut status).await.map_err(|_| AttemptError::Broken)?;
-        match wire::decode_status(status[0]) {
+        match decode_status(status[0]) {
             Some(true) => {}
             Some(false) => {
                 recv.read_exact(&mut status).await.map_err(|_| AttemptError::Broken)?;
@@ -241,7 +242,7 @@ impl Fetch<'_> {
         }
         let mut size = [0; SIZE_BYTES];
         recv.read_exact(&mut size).await.map_err(|_| AttemptError::Broken)?;
-        let (size_bytes, values_len) = wire::decode_size(size).ok_or(AttemptError::False("a size over the limit"))?;
+        let (size_bytes, values_len) = decode_size(size).ok_or(AttemptError::False("a size over the limit"))?;
         // Only the size fixes the tree's shape: without it, values of inner nodes would pass for groups.
         if size_bytes != self.wanted.size_bytes {
             return Err(AttemptError::False("content of another size"));

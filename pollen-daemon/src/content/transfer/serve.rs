@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use pollen_common::identity::{Digest, NodeKey};
 use pollen_common::views::View;
+use pollen_common::wire::streams::content::{REQUEST_BYTES_MAX, Request, encode_acceptance};
+use pollen_common::wire::streams::{Denial, encode_answer};
 use quinn::{RecvStream, SendStream, VarInt};
 use tokio::time::timeout;
 
-use super::wire::{self, Denial, REQUEST_BYTES_MAX, Request, RequestError};
 use crate::content::disk::{ReadError, read_group};
 use crate::content::{Shared, blocking, named};
+use crate::transport;
 
 /// Transfers served at once: each costs a buffer and a disk's attention.
 const SERVED_AT_ONCE_MAX: usize = 16;
@@ -121,7 +123,7 @@ async fn answer(
         }
     })?;
     let (file, outline) = (Arc::new(file), Arc::new(outline));
-    let head = wire::encode_acceptance(outline.size_bytes(), outline.values());
+    let head = encode_acceptance(outline.size_bytes(), outline.values());
     write(send, &head).await?;
     let mut sent = 0;
     for index in u64::from(request.from_group)..outline.groups() {
@@ -137,18 +139,7 @@ async fn answer(
 }
 
 async fn read_request(recv: &mut RecvStream) -> Result<Request, Denial> {
-    let mut length = [0; 2];
-    recv.read_exact(&mut length).await.map_err(|_| Denial::Malformed)?;
-    let length = usize::from(u16::from_be_bytes(length));
-    if length > REQUEST_BYTES_MAX {
-        return Err(Denial::Malformed);
-    }
-    let mut bytes = vec![0; length];
-    recv.read_exact(&mut bytes).await.map_err(|_| Denial::Malformed)?;
-    Request::decode(&bytes).map_err(|error| match error {
-        RequestError::Malformed => Denial::Malformed,
-        RequestError::Version => Denial::Version,
-    })
+    Ok(Request::decode(&transport::read_opening(recv, REQUEST_BYTES_MAX).await?)?)
 }
 
 /// Whether `peer` is a member, now or in a moment.
@@ -181,7 +172,7 @@ async fn refuse(send: &mut SendStream, recv: &mut RecvStream, denial: Denial) {
     // The direction may have ended already.
     let _ = recv.stop(CODE_REFUSED);
     let said = async {
-        send.write_all(&wire::encode_refusal(denial)).await.ok()?;
+        send.write_all(&encode_answer(Err(denial))).await.ok()?;
         send.finish().ok()?;
         send.stopped().await.ok()
     };

@@ -1,6 +1,5 @@
 //! Transfers between a few nodes over the real transport, some of whom do not do as they should.
 
-use pollen_common::wire::streams::StreamKind;
 use std::fs;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,13 +9,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use pollen_common::identity::{Digest, NodeKey, SecretKey};
 use pollen_common::views::View;
+use pollen_common::wire::streams::content::{GROUP_BYTES, Outlining, Request, digest_of, encode_acceptance};
+use pollen_common::wire::streams::{Denial, StreamKind, encode_answer};
 use quinn::{Connection, RecvStream, SendStream};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 
-use super::wire::{self, Denial, Request};
-use crate::content::tree::{GROUP_BYTES, Outline};
-use crate::content::{Content, FetchError, Wanted, digest_of};
+use crate::content::{Content, FetchError, Wanted};
 use crate::services::tests::view::ViewBuilder;
 use crate::transport::{Mesh, MeshConfig, StreamHandler, open_stream};
 
@@ -84,8 +83,8 @@ async fn lie(
 ) {
     let request = recv.read_to_end(1000).await.expect("a request");
     let from = Request::decode(&request[2..]).expect("honest").from_group;
-    let outline = Outline::of(digest_of(&outlined), &outlined[..]).expect("memory").expect("its own digest");
-    let head = wire::encode_acceptance(outline.size_bytes() + longer, outline.values());
+    let outline = Outlining::of(&outlined).outline(digest_of(&outlined)).expect("its own digest");
+    let head = encode_acceptance(outline.size_bytes() + longer, outline.values());
     let rest = &bytes[usize::try_from(from).expect("small") * GROUP_BYTES..];
     // The asker hangs up as soon as it sees what this is.
     if send.write_all(&head).await.is_ok() && send.write_all(&rest[..rest.len().min(limit)]).await.is_ok() {
@@ -279,6 +278,6 @@ async fn garbage_is_answered_by_a_reason() {
         send.write_all(garbage).await.expect("room");
         send.finish().expect("open");
         let answer = tokio::time::timeout(SOON, recv.read_to_end(10)).await.expect("in time").expect("an answer");
-        assert_eq!(answer, wire::encode_refusal(denial), "{garbage:?}");
+        assert_eq!(answer, encode_answer(Err(denial)), "{garbage:?}");
     }
 }

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use pollen_common::views::Protocol;
+use pollen_common::wire::streams::service::{Header, Target};
 use quinn::Connection;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::cluster::{Cluster, SOON, expect_reset, expect_reset_at};
 use crate::control::handle::ServiceRef;
-use crate::services::header::{Header, Target};
 
 /// A server that echoes. Returns its port.
 async fn echo() -> u16 {

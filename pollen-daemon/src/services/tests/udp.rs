@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use pollen_common::views::Protocol;
+use pollen_common::wire::streams::payload::PAYLOAD_BYTES_MAX;
 use tokio::net::UdpSocket;
 
 use super::cluster::{Cluster, SOON};
-use crate::services::payload::PAYLOAD_BYTES_MAX;
 
 /// A server that sends every payload back. Returns its port.
 async fn echo() -> u16 {

@@ -2,13 +2,12 @@
 //! knows neither streams nor sockets.
 //! Invariant: a length alone costs no memory, and nothing longer than a UDP payload can be is ever waited for.
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use alloc::vec::Vec;
+
+use super::LENGTH_BYTES;
 
 /// The largest UDP payload over IPv4: 65,535 less the headers.
 pub const PAYLOAD_BYTES_MAX: usize = 65_507;
-
-/// The bytes of the length.
-const LENGTH_BYTES: usize = 2;
 
 /// The peer announced a payload that no UDP datagram carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,7 +18,7 @@ pub struct TooLong(pub usize);
 #[derive(Debug, Default)]
 pub struct Incoming {
     length: Option<usize>,
-    bytes: BytesMut,
+    bytes: Vec<u8>,
 }
 
 impl Incoming {
@@ -44,14 +43,14 @@ impl Incoming {
     /// The next bytes of the stream, at most [`Self::wanted`].
     pub fn push(&mut self, bytes: &[u8]) {
         debug_assert!(bytes.len() <= self.wanted(), "the reader was told how much is wanted");
-        self.bytes.put_slice(bytes);
+        self.bytes.extend_from_slice(bytes);
     }
 
     /// The payload, once it is whole.
     ///
     /// # Errors
     /// [`TooLong`]: the stream is of no use any more.
-    pub fn poll(&mut self) -> Result<Option<Bytes>, TooLong> {
+    pub fn poll(&mut self) -> Result<Option<Vec<u8>>, TooLong> {
         if self.length.is_none() && self.bytes.len() == LENGTH_BYTES {
             let length = usize::from(u16::from_be_bytes([self.bytes[0], self.bytes[1]]));
             if length > PAYLOAD_BYTES_MAX {
@@ -64,18 +63,18 @@ impl Incoming {
             return Ok(None);
         }
         self.length = None;
-        Ok(Some(self.bytes.split().freeze()))
+        Ok(Some(core::mem::take(&mut self.bytes)))
     }
 }
 
 /// The bytes of a payload on the stream; `None` where it is longer than UDP allows.
 #[must_use]
-pub fn framed(payload: &[u8]) -> Option<Bytes> {
+pub fn framed(payload: &[u8]) -> Option<Vec<u8>> {
     let length = u16::try_from(payload.len()).ok().filter(|_| payload.len() <= PAYLOAD_BYTES_MAX)?;
-    let mut bytes = BytesMut::with_capacity(LENGTH_BYTES + payload.len());
-    bytes.put_u16(length);
-    bytes.put_slice(payload);
-    Some(bytes.freeze())
+    let mut bytes = Vec::with_capacity(LENGTH_BYTES + payload.len());
+    bytes.extend_from_slice(&length.to_be_bytes());
+    bytes.extend_from_slice(payload);
+    Some(bytes)
 }
 
 #[cfg(test)]
@@ -85,7 +84,7 @@ mod tests {
     use super::*;
 
     /// All payloads of a stream that comes in pieces of at most `piece` bytes, and whether it ended between two.
-    fn read(stream: &[u8], piece: usize) -> Result<(Vec<Bytes>, bool), TooLong> {
+    fn read(stream: &[u8], piece: usize) -> Result<(Vec<Vec<u8>>, bool), TooLong> {
         let (mut incoming, mut payloads, mut rest) = (Incoming::default(), Vec::new(), stream);
         loop {
             while let Some(payload) = incoming.poll()? {
@@ -102,9 +101,9 @@ mod tests {
 
     #[test]
     fn a_length_beyond_what_udp_allows_is_refused_as_soon_as_it_is_known() {
-        assert_eq!(read(&[0xff, 0xe3], 1), Ok((vec![], false)), "65,507 are allowed");
+        assert_eq!(read(&[0xff, 0xe3], 1), Ok((Vec::new(), false)), "65,507 are allowed");
         assert_eq!(read(&[0xff, 0xe4], 1), Err(TooLong(65_508)));
-        assert_eq!(framed(&vec![0; PAYLOAD_BYTES_MAX + 1]), None);
+        assert_eq!(framed(&alloc::vec![0; PAYLOAD_BYTES_MAX + 1]), None);
     }
 
     #[test]
@@ -125,7 +124,7 @@ mod tests {
             let stream = payloads.iter().filter_map(|p| framed(p)).collect::<Vec<_>>().concat();
             let (out, between) = read(&stream, piece).expect("each is short");
             prop_assert!(between);
-            prop_assert_eq!(out.iter().map(|p| p.to_vec()).collect::<Vec<_>>(), payloads);
+            prop_assert_eq!(out, payloads);
         }
     }
 }

@@ -2,11 +2,12 @@
 //! that each group is verified when it arrives. Pure. Invariant: an outline that exists leads to its root, and as its
 //! size fixes the tree's shape, no other values do.
 
-use std::io::{self, Read};
+use alloc::vec::Vec;
 
 use blake3::Hasher;
 use blake3::hazmat::{ChainingValue, HasherExt as _, Mode, merge_subtrees_non_root, merge_subtrees_root};
-use pollen_common::identity::Digest;
+
+use crate::identity::Digest;
 
 /// Bytes of a group: large enough that the values are half a thousandth of the content, small enough to hold one in
 /// memory for each transfer. A power of two of BLAKE3's chunks, so that each group is a subtree.
@@ -43,33 +44,6 @@ impl Outline {
             values => values.len() as u64 == group_count(size_bytes) && root_of(values) == root,
         };
         right.then_some(Self { root, size_bytes, values })
-    }
-
-    /// The outline of what `content` reads, if that has `root`. Holds one group in memory.
-    ///
-    /// # Errors
-    /// As reading fails.
-    pub fn of(root: Digest, mut content: impl Read) -> io::Result<Option<Self>> {
-        let mut group = Vec::with_capacity(GROUP_BYTES);
-        let mut values = Vec::new();
-        let mut size_bytes = 0u64;
-        let mut first = digest_of(&[]);
-        loop {
-            group.clear();
-            content.by_ref().take(GROUP_BYTES as u64).read_to_end(&mut group)?;
-            if group.is_empty() {
-                break;
-            }
-            if values.is_empty() {
-                first = digest_of(&group);
-            }
-            values.push(value_of(size_bytes, &group));
-            size_bytes += group.len() as u64;
-        }
-        if values.len() > 1 {
-            return Ok(Self::verified(root, size_bytes, values));
-        }
-        Ok((first == root).then_some(Self { root, size_bytes, values: Vec::new() }))
     }
 
     #[must_use]
@@ -110,6 +84,52 @@ impl Outline {
     }
 }
 
+/// An outline in the making: groups in order, none held.
+#[derive(Clone, Debug)]
+pub struct Outlining {
+    /// The digest of the first group, which is the root while it is the only one.
+    first: Digest,
+    size_bytes: u64,
+    values: Vec<ChainingValue>,
+}
+
+impl Default for Outlining {
+    fn default() -> Self {
+        Self { first: digest_of(&[]), size_bytes: 0, values: Vec::new() }
+    }
+}
+
+impl Outlining {
+    /// Of content that is all in memory.
+    #[must_use]
+    pub fn of(content: &[u8]) -> Self {
+        let mut outlining = Self::default();
+        content.chunks(GROUP_BYTES).for_each(|group| outlining.push(group));
+        outlining
+    }
+
+    /// The next group: [`GROUP_BYTES`], but for the last one, which may be shorter and is not empty.
+    pub fn push(&mut self, group: &[u8]) {
+        assert!(!group.is_empty() && group.len() <= GROUP_BYTES, "a group has its size");
+        assert!(self.size_bytes.is_multiple_of(GROUP_BYTES as u64), "nothing follows a short group");
+        if self.values.is_empty() {
+            self.first = digest_of(group);
+        }
+        self.values.push(value_of(self.size_bytes, group));
+        self.size_bytes += group.len() as u64;
+    }
+
+    /// The outline, if what was pushed has `root`.
+    #[must_use]
+    pub fn outline(self, root: Digest) -> Option<Outline> {
+        let Self { first, size_bytes, values } = self;
+        if values.len() > 1 {
+            return Outline::verified(root, size_bytes, values);
+        }
+        (first == root).then_some(Outline { root, size_bytes, values: Vec::new() })
+    }
+}
+
 fn value_of(start: u64, group: &[u8]) -> ChainingValue {
     Hasher::new().set_input_offset(start).update(group).finalize_non_root()
 }
@@ -147,7 +167,7 @@ mod tests {
         for len in [0, 1, GROUP_BYTES - 1, GROUP_BYTES, GROUP_BYTES + 1, 3 * GROUP_BYTES, 7 * GROUP_BYTES + 1000] {
             let bytes = content(len);
             let root = digest_of(&bytes);
-            let outline = Outline::of(root, &bytes[..]).expect("memory is readable").expect("its own digest");
+            let outline = Outlining::of(&bytes).outline(root).expect("its own digest");
             let again = Outline::verified(root, len as u64, outline.values().to_vec());
             assert_eq!(again.as_ref(), Some(&outline), "{len} bytes");
             for index in 0..outline.groups() {
@@ -167,14 +187,14 @@ mod tests {
     fn values_that_lead_elsewhere_or_stand_for_another_shape_make_no_outline() {
         let bytes = content(4 * GROUP_BYTES);
         let root = digest_of(&bytes);
-        let outline = Outline::of(root, &bytes[..]).expect("memory is readable").expect("its own digest");
+        let outline = Outlining::of(&bytes).outline(root).expect("its own digest");
         let values = outline.values().to_vec();
         assert_eq!(Outline::verified(Digest([1; 32]), outline.size_bytes(), values.clone()), None);
         let mut swapped = values.clone();
         swapped.swap(0, 1);
         assert_eq!(Outline::verified(root, outline.size_bytes(), swapped), None);
         // The two inner values lead to the root as well: only the size tells that they are no groups.
-        let inner = vec![merged(&values[..2]), merged(&values[2..])];
+        let inner = alloc::vec![merged(&values[..2]), merged(&values[2..])];
         assert_eq!(root_of(&inner), root);
         assert_eq!(Outline::verified(root, outline.size_bytes(), inner), None);
         assert_eq!(Outline::verified(root, outline.size_bytes(), Vec::new()), None);
@@ -182,7 +202,8 @@ mod tests {
 
     #[test]
     fn content_with_another_digest_has_no_outline() {
-        let none = Outline::of(Digest([7; 32]), &content(100_000)[..]).expect("memory is readable");
-        assert_eq!(none, None);
+        for len in [0, 1, GROUP_BYTES, 100_000] {
+            assert_eq!(Outlining::of(&content(len)).outline(Digest([7; 32])), None, "{len} bytes");
+        }
     }
 }
