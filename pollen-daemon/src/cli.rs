@@ -111,7 +111,6 @@ fn run(args: impl IntoIterator<Item = OsString>, terminal: &mut Terminal<'_>, of
 
 fn execute(cli: Cli, output: &mut Output<'_, '_>, offline: &dyn Offline) -> Result<(), Failure> {
     let dir = layout::resolve(cli.common.dir.as_deref(), std::env::var_os("HOME").as_deref());
-    let dir = dir.map_err(|error| Failure::new(Code::Usage, error.to_string()))?;
     let dirs = daemon::Dirs { given: cli.common.dir.as_deref(), resolved: &dir };
     let client = Client::new(&dir);
     match cli.command {

@@ -13,6 +13,8 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
+mod journal;
+
 const LOG_DIR: &str = "log";
 const LOG_FILE: &str = "pln.log";
 const LOG_FILE_OLD: &str = "pln.log.1";
@@ -79,7 +81,7 @@ impl Logs {
         // One formatter for both, without colours: two would mix the spans' fields of one into the other. A full disk
         // or a closed terminal must not bring the daemon down by a panic about it.
         let lines = fmt::layer().with_ansi(false).log_internal_errors(false);
-        let lines = lines.with_writer(io::stderr.and(move || to_sink.clone()));
+        let lines = lines.with_writer(journal::Stderr::of_process().and(move || to_sink.clone()));
         tracing_subscriber::registry().with(filter).with(lines).init();
         Ok(Self { filter: handle, sink, state_dir: state_dir.to_owned() })
     }

@@ -58,7 +58,6 @@ pub struct Joined {
 pub fn code_of_open(error: &OpenError) -> Code {
     match error {
         OpenError::Missing { .. } => Code::NotFound,
-        OpenError::Nowhere => Code::Usage,
         OpenError::Unsafe { .. } => Code::Denied,
         OpenError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Code::Denied,
         _ => Code::Failed,

@@ -39,8 +39,6 @@ pub enum OpenError {
     Unsafe { path: PathBuf, mode: u32 },
     #[error("{} does not exist: make a cluster with `pln init` or enter one with `pln join`", path.display())]
     Missing { path: PathBuf },
-    #[error("no state directory: neither --dir, PLN_DIR nor HOME is set")]
-    Nowhere,
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
     #[error("{}: the database does not open: {source}", path.display())]
@@ -52,19 +50,18 @@ fn because(found: &str) -> String {
 }
 
 /// The state directory that a command means: `flag` (`--dir`, which the caller also fills from `PLN_DIR`), else the
-/// system's if it is provisioned, else `.pln` in `home`. Touches nothing.
-///
-/// # Errors
-/// [`OpenError::Nowhere`] if there is nothing to go by.
-pub fn resolve(flag: Option<&Path>, home: Option<&OsStr>) -> Result<PathBuf, OpenError> {
+/// system's if it is provisioned, else `.pln` in `home`. Touches nothing. Whoever has no home is no person but the system
+/// (a boot script, cloud-init, a job of root's), which means its own.
+#[must_use]
+pub fn resolve(flag: Option<&Path>, home: Option<&OsStr>) -> PathBuf {
     if let Some(dir) = flag {
-        return Ok(dir.to_owned());
+        return dir.to_owned();
     }
     let system = Path::new(SYSTEM_DIR);
-    if is_provisioned(system) {
-        return Ok(system.to_owned());
+    match home.filter(|home| !home.is_empty()) {
+        Some(home) if !is_provisioned(system) => Path::new(home).join(".pln"),
+        _ => system.to_owned(),
     }
-    home.filter(|home| !home.is_empty()).map(|home| Path::new(home).join(".pln")).ok_or(OpenError::Nowhere)
 }
 
 /// Whether a state directory was laid out there. One that this user may not look into was: taken for none, it would
@@ -331,11 +328,11 @@ mod tests {
     }
 
     #[test]
-    fn the_flag_wins_over_the_home_directory() {
+    fn the_flag_wins_over_the_home_directory_and_who_has_none_means_the_systems() {
         let home = OsStr::new("/home/ada");
-        assert_eq!(resolve(Some(Path::new("/x")), Some(home)).expect("given"), Path::new("/x"));
-        assert!(
-            matches!(resolve(None, Some(OsStr::new(""))), Err(OpenError::Nowhere)) || Path::new(SYSTEM_DIR).exists()
-        );
+        assert_eq!(resolve(Some(Path::new("/x")), Some(home)), Path::new("/x"));
+        assert_eq!(resolve(Some(Path::new("/x")), None), Path::new("/x"));
+        assert_eq!(resolve(None, None), Path::new(SYSTEM_DIR));
+        assert_eq!(resolve(None, Some(OsStr::new(""))), Path::new(SYSTEM_DIR));
     }
 }

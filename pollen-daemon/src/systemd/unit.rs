@@ -111,7 +111,7 @@ NotifyAccess=main
 ExecStart={program} --dir /var/lib/{STATE} up
 Restart=on-failure
 RestartSec={}
-# Bad options and foreign or unreadable state do not mend themselves.
+# Bad options, and keys and state that it may not use, do not mend themselves.
 RestartPreventExitStatus=2 4
 TimeoutStartSec={}
 # Open streams may finish, and other hosts take over this one's seeds.
