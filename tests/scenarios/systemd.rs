@@ -102,13 +102,17 @@ fn starter(unit: &str, program: PathBuf) -> Vec<OsString> {
 
 /// What the kernel says of a process.
 fn status_of(pid: u32) -> BTreeMap<String, String> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status_in(&std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap())
+}
+
+/// The same, of what was read.
+pub fn status_in(status: &str) -> BTreeMap<String, String> {
     let pairs = status.lines().filter_map(|line| line.split_once(':'));
     pairs.map(|(key, value)| (key.to_owned(), value.trim().to_owned())).collect()
 }
 
 /// Bits of the capabilities that the unit names (`linux/capability.h`).
-fn mask() -> u64 {
+pub fn mask() -> u64 {
     let bit = |name: &str| match name {
         "CAP_NET_BIND_SERVICE" => 10,
         "CAP_NET_ADMIN" => 12,

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::machine;
 use crate::netns::{self, Namespace};
 
 /// What every namespace and folder of a lab is called first.
@@ -331,6 +332,9 @@ pub fn sweep(whose: Whose) -> Result<Vec<String>> {
     let names: Vec<_> = netns::list(PREFIX)?.into_iter().filter(|name| chosen(name)).collect();
     for name in &names {
         netns::delete(name)?;
+    }
+    for group in machine::groups(PREFIX)?.iter().filter(|group| chosen(group)) {
+        machine::delete_group(group)?;
     }
     for entry in std::fs::read_dir(std::env::temp_dir())? {
         let entry = entry?;

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -15,13 +15,10 @@ use serde_json::Value;
 
 use crate::binary;
 use crate::lab::Host;
-use crate::patience::eventually;
+use crate::process;
 
 /// A started daemon answers within this, on a loaded machine and in a build without optimisation too.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
-/// A command that takes longer hangs: publishing a large module with an image, in a build without optimisation, on a
-/// machine that does something else too, takes half a minute.
-const COMMAND_DEADLINE: Duration = Duration::from_secs(120);
 /// After SIGTERM open streams may finish for a bounded time; this is longer.
 const TERMINATE_DEADLINE: Duration = Duration::from_secs(20);
 /// How much of a log a failed test shows.
@@ -110,35 +107,7 @@ impl Pln {
     /// As [`Pln::run`].
     pub fn run_with(&self, args: &[&str], input: &[u8]) -> Result<Output> {
         std::fs::create_dir_all(self.host.dir())?;
-        let mut command = self.command(args);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-        if !input.is_empty() {
-            command.stdin(Stdio::piped());
-        }
-        let mut child = command.spawn().with_context(|| format!("{:?}", binary::pln()))?;
-        let writer = child.stdin.take().map(|mut stdin| {
-            let input = input.to_owned();
-            // A command that fails may not read it to the end.
-            std::thread::spawn(move || stdin.write_all(&input).unwrap_or_default())
-        });
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let read = |pipe: Option<Box<dyn std::io::Read + Send>>| {
-            std::thread::spawn(move || {
-                let mut bytes = Vec::new();
-                pipe.map(|mut pipe| pipe.read_to_end(&mut bytes)).transpose().map(|_| bytes)
-            })
-        };
-        let stdout = read(stdout.map(|pipe| Box::new(pipe) as _));
-        let stderr = read(stderr.map(|pipe| Box::new(pipe) as _));
-        let status = wait(&mut child, COMMAND_DEADLINE).with_context(|| format!("pln {}", shown(args)))?;
-        let joined = |reader: std::thread::JoinHandle<std::io::Result<Vec<u8>>>| {
-            reader.join().map_err(|_| anyhow::anyhow!("the reader of a pipe panicked"))
-        };
-        let output = Output { status, stdout: joined(stdout)??, stderr: joined(stderr)?? };
-        if writer.is_some_and(|writer| writer.join().is_err()) {
-            bail!("the writer of a pipe panicked");
-        }
-        Ok(output)
+        process::finish(self.command(args), input).with_context(|| format!("pln {}", shown(args)))
     }
 
     /// Runs a command that must succeed; returns what it printed, trimmed.
@@ -255,7 +224,7 @@ impl Pln {
         let pid = libc::pid_t::try_from(daemon.id())?;
         // SAFETY: a plain system call; the process is our child and not yet waited for, so the number is its own.
         unsafe { libc::kill(pid, libc::SIGTERM) };
-        let status = wait(&mut daemon, TERMINATE_DEADLINE)?;
+        let status = process::wait(&mut daemon, TERMINATE_DEADLINE)?;
         ensure!(status.success(), "{} ended with {status}:\n{}", self.host.name(), self.log_tail());
         Ok(started.elapsed())
     }
@@ -324,20 +293,4 @@ fn shown(args: &[&str]) -> String {
     const LEN_MAX: usize = 48;
     let shorten = |arg: &&str| arg.get(..LEN_MAX).map_or_else(|| (*arg).to_owned(), |start| format!("{start}..."));
     args.iter().map(shorten).collect::<Vec<_>>().join(" ")
-}
-
-fn wait(child: &mut Child, deadline: Duration) -> Result<ExitStatus> {
-    let waited = eventually("the process ends", deadline, || match child.try_wait() {
-        Ok(Some(status)) => Ok(Ok(status)),
-        Ok(None) => Err("it runs".to_owned()),
-        Err(error) => Ok(Err(error)),
-    });
-    match waited {
-        Ok((status, _)) => Ok(status?),
-        Err(error) => {
-            child.kill()?;
-            child.wait()?;
-            Err(error)
-        }
-    }
 }

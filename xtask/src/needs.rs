@@ -32,10 +32,10 @@ pub const IP: Need = Need {
     packages: &["iproute2"],
 };
 
-/// For the unit of the service, which systemd itself judges. It need not run the machine for that.
+/// For the unit of the service, which systemd itself judges and runs, on a machine of the lab: it need not run this one.
 pub const SYSTEMD: Need = Need {
     what: "systemd-analyze",
-    why: "whether systemd accepts the service's unit, and how much it exposes",
+    why: "whether systemd accepts the service's unit, how much it exposes, and machines that it runs",
     met: || shell::has("systemd-analyze"),
     packages: &["systemd"],
 };
