@@ -149,7 +149,7 @@ impl Node {
             Input::Command { id, command } => self.command(id, command, now),
             Input::Persisted { id } => self.persisted(id, now),
             Input::ReplicaReady { version } => self.replica_ready(&version),
-            Input::ReplicaFailed { version, reason } => self.replica_failed(&version, reason, now.mono),
+            Input::ReplicaFailed { version, reason, own } => self.replica_failed(&version, reason, own, now.mono),
             Input::ReplicaStopped { version } => self.replica_stopped(&version),
             Input::Holding { modules } => self.holding(modules),
         }

@@ -14,7 +14,7 @@ use core::fmt;
 
 use crate::hash::{Context, digest, keyed};
 use crate::identity::{Digest, NodeKey};
-use crate::views::{Capacity, Name, NodeInfo, SeedInfo, SeedVersion, View};
+use crate::views::{Capacity, Inability, Name, NodeInfo, SeedInfo, SeedVersion, View};
 
 /// Why a node should host a seed, or should not. Displays as what follows the node's name in a sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub enum Rule {
         needs_mib: u64,
         has_mib: u32,
     },
+    /// It has tried to make the version ready, and cannot.
+    Cannot(Inability),
 }
 
 impl Rule {
@@ -72,6 +74,7 @@ impl fmt::Display for Rule {
             Self::TooSmall { needs_mib, has_mib } => {
                 write!(f, "is too small: a call may need {needs_mib} MiB, it offers {has_mib}")
             }
+            Self::Cannot(why) => write!(f, "cannot make it ready: {why}"),
         }
     }
 }
@@ -92,6 +95,14 @@ impl Placement {
     #[must_use]
     pub fn is_met_by(&self, ready: Option<&BTreeSet<NodeKey>>) -> bool {
         !self.hosts.is_empty() && ready.is_some_and(|ready| self.hosts.is_subset(ready))
+    }
+
+    /// Those that are passed over because they cannot make it ready, though nothing else is against them.
+    pub fn unable(&self) -> impl Iterator<Item = (&NodeKey, Inability)> {
+        self.rules.iter().filter_map(|(key, rule)| match rule {
+            Rule::Cannot(why) => Some((key, *why)),
+            _ => None,
+        })
     }
 }
 
@@ -114,11 +125,29 @@ pub fn place(view: &View, seed: &SeedInfo) -> Placement {
 /// Where a version of `seed` belongs.
 #[must_use]
 pub fn place_version(view: &View, seed: &SeedInfo, version: &SeedVersion, presence: Presence) -> Placement {
-    let draw = Draw::of(&seed.name);
+    placed(view, seed, version, presence, None)
+}
+
+/// Whether this node should host a version of `seed` if it could make it ready, whatever it says of that.
+#[must_use]
+pub fn should_if_able(view: &View, seed: &SeedInfo, version: &SeedVersion, presence: Presence) -> bool {
+    placed(view, seed, version, presence, Some(&view.me)).hosts.contains(&view.me)
+}
+
+/// Where a version belongs if `able` could make it ready.
+fn placed(
+    view: &View,
+    seed: &SeedInfo,
+    version: &SeedVersion,
+    presence: Presence,
+    able: Option<&NodeKey>,
+) -> Placement {
+    let (id, draw) = (version.id(), Draw::of(&seed.name));
     let mut rules = BTreeMap::new();
     let mut ranked = Vec::new();
     for (key, node) in &view.nodes {
-        match may_host(node, version, presence) {
+        let unable = node.unable.get(&id).filter(|_| able != Some(key));
+        match may_host(node, version, unable, presence) {
             Ok(_) if seed.everywhere => ranked.push((0, *key)),
             Ok(capacity) => ranked.push((draw.cost(key, &capacity), *key)),
             Err(rule) => drop(rules.insert(*key, rule)),
@@ -133,7 +162,7 @@ pub fn place_version(view: &View, seed: &SeedInfo, version: &SeedVersion, presen
         _ => (key, Rule::NotNeeded { rank, floor }),
     }));
     let hosts: BTreeSet<_> = rules.iter().filter(|(_, rule)| rule.hosts()).map(|(key, _)| *key).collect();
-    let ready = seed.replicas.get(&version.id()).into_iter().flatten();
+    let ready = seed.replicas.get(&id).into_iter().flatten();
     for key in ready.filter(|key| !hosts.contains(key)) {
         if let Some(rule) = rules.get_mut(key) {
             *rule = Rule::KeptUntilHandedOver { otherwise: Box::new(rule.clone()) };
@@ -164,7 +193,12 @@ impl View {
 }
 
 /// What a node offers to a version, or the rule that excludes it.
-fn may_host(node: &NodeInfo, version: &SeedVersion, presence: Presence) -> Result<Capacity, Rule> {
+fn may_host(
+    node: &NodeInfo,
+    version: &SeedVersion,
+    unable: Option<&Inability>,
+    presence: Presence,
+) -> Result<Capacity, Rule> {
     let capacity = node.capacity.filter(|capacity| capacity.memory_mib > 0).ok_or(Rule::OffersNothing)?;
     if presence == Presence::Seen && !node.liveness.is_online() {
         return Err(Rule::Offline);
@@ -175,6 +209,9 @@ fn may_host(node: &NodeInfo, version: &SeedVersion, presence: Presence) -> Resul
     let needs_mib = version.memory_bytes.div_ceil(1 << 20);
     if needs_mib > u64::from(capacity.memory_mib) {
         return Err(Rule::TooSmall { needs_mib, has_mib: capacity.memory_mib });
+    }
+    if let Some(why) = unable {
+        return Err(Rule::Cannot(*why));
     }
     Ok(capacity)
 }

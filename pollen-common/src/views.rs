@@ -20,10 +20,10 @@ mod links;
 pub mod name;
 mod seed;
 mod why;
-pub use hosts::{HOLDS_MAX, REPLICAS_MAX};
+pub use hosts::{HOLDS_MAX, REPLICAS_MAX, UNABLE_MAX};
 pub use judge::REFUSED_PER_AUTHOR_MAX;
 pub use name::Name;
-pub use seed::{Capacity, SeedInfo, SeedTerms, SeedVersion, VersionId};
+pub use seed::{Capacity, Inability, SeedInfo, SeedTerms, SeedVersion, VersionId};
 pub use why::Target;
 
 #[cfg(test)]
@@ -69,6 +69,8 @@ pub struct NodeInfo {
     pub capacity: Option<Capacity>,
     /// It is about to leave: it takes no new replicas and hands over those it has.
     pub draining: bool,
+    /// Versions of seeds that it tried and cannot make ready.
+    pub unable: BTreeMap<VersionId, Inability>,
 }
 
 /// Whether a node is reachable through links that both ends claim and live nodes vouch for.

@@ -7,6 +7,7 @@ mod death;
 mod limits;
 mod restart;
 mod tamper;
+mod unable;
 mod upgrade;
 
 use std::collections::BTreeSet;

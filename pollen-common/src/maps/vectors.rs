@@ -10,7 +10,7 @@ use crate::hash::{Context, digest};
 use crate::identity::{ClusterId, Digest, NodeKey, SecretKey};
 use crate::time::UnixMs;
 use crate::trie::{Prefix, Trie};
-use crate::views::{Capacity, Protocol, SeedVersion, entries};
+use crate::views::{Capacity, Inability, Protocol, SeedVersion, entries};
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/protocol/state.md");
 
@@ -137,6 +137,9 @@ fn seed_vectors(add: &mut impl FnMut(&str, &[u8])) {
     let (key, value) = entries::replica(&version.id(), &name);
     add("key replica", &key);
     add("value replica", &value);
+    let (key, value) = entries::unable(&version.id(), Inability::Disk);
+    add("key unable", &key);
+    add("value unable", &value);
     add("key hold", &entries::holding(&version.module).0);
     add("key drain", &entries::drain().0);
 }

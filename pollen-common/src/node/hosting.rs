@@ -11,13 +11,15 @@ use core::time::Duration;
 use super::{EventKind, Node, Output};
 use crate::identity::{Digest, NodeKey};
 use crate::maps::Lane;
-use crate::placement::{Presence, place_version};
+use crate::placement::{Presence, place_version, should_if_able};
 use crate::time::{Instant, Now};
-use crate::views::{Capacity, HOLDS_MAX, Name, REPLICAS_MAX, SeedVersion, VersionId, View, entries};
+use crate::views::{Capacity, HOLDS_MAX, Inability, Name, REPLICAS_MAX, SeedVersion, VersionId, View, entries};
 
 mod replica;
+mod unable;
 
 use replica::{Act, DWELL, Phase, Replica, Want};
+use unable::Unables;
 
 /// How long a node that starts takes all members for present: so long its neighbours need to find it again when all
 /// started together. It begins at once with what it will keep, and takes over from the dead soon after.
@@ -32,18 +34,35 @@ const RESTLESS_MAX: usize = REPLICAS_MAX;
 /// Modules on this disk that are remembered, of which those that seeds name are said.
 const HELD_MAX: usize = 16 * HOLDS_MAX;
 
+/// What a placement depends on in a node that offers something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Able {
+    key: NodeKey,
+    capacity: Capacity,
+    draining: bool,
+    online: bool,
+    unable: BTreeMap<VersionId, Inability>,
+}
+
 /// What a placement depends on: while it is equal, so are the hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Grounds {
-    nodes: Vec<(NodeKey, Capacity, bool, bool)>,
+    nodes: Vec<Able>,
     seeds: Vec<(Name, Vec<SeedVersion>, u16, bool)>,
     presence: Presence,
 }
 
 impl Grounds {
     fn of(view: &View, presence: Presence) -> Self {
-        let node =
-            |info: &crate::views::NodeInfo| Some((info.key, info.capacity?, info.draining, info.liveness.is_online()));
+        let node = |info: &crate::views::NodeInfo| {
+            Some(Able {
+                key: info.key,
+                capacity: info.capacity?,
+                draining: info.draining,
+                online: info.liveness.is_online(),
+                unable: info.unable.clone(),
+            })
+        };
         let seed = |seed: &crate::views::SeedInfo| {
             (seed.name.clone(), seed.versions.clone(), seed.min_replicas, seed.everywhere)
         };
@@ -69,6 +88,8 @@ struct Placed {
 pub(super) struct Hosting {
     started: Instant,
     replicas: BTreeMap<VersionId, Replica>,
+    /// What this node cannot make ready.
+    unable: Unables,
     /// What recently left, how long its next life has to dwell, and until when that is remembered.
     restless: BTreeMap<VersionId, (Duration, Instant)>,
     /// Modules that are whole on this disk.
@@ -88,6 +109,7 @@ impl Hosting {
         Self {
             started: now,
             replicas: BTreeMap::new(),
+            unable: Unables::new(),
             restless: BTreeMap::new(),
             held: BTreeSet::new(),
             grounds: None,
@@ -118,13 +140,15 @@ impl Hosting {
         }
     }
 
-    /// What is expected of this node for each version that a seed names.
+    /// What is expected of this node for each version that a seed names. What it tries whether it can is expected of
+    /// it as long as it tries.
     fn wants(&self, view: &View) -> BTreeMap<VersionId, Want> {
         let mut wants: BTreeMap<VersionId, Want> = BTreeMap::new();
         for placed in &self.placed {
             let ready = view.seeds.get(&placed.name).and_then(|seed| seed.replicas.get(&placed.id));
             let met = !placed.hosts.is_empty() && ready.is_some_and(|ready| placed.hosts.is_subset(ready));
-            let want = if placed.hosts.contains(&view.me) { Want::Host } else { Want::Others { met } };
+            let hosts = placed.hosts.contains(&view.me) || self.unable.is_tried(&placed.id);
+            let want = if hosts { Want::Host } else { Want::Others { met } };
             // Several seeds of one version are served by one replica, which the most demanding of them decides on.
             let entry = wants.entry(placed.id).or_insert(want);
             *entry = match (*entry, want) {
@@ -139,10 +163,35 @@ impl Hosting {
     fn admit(&mut self, me: &NodeKey) -> Vec<VersionId> {
         let mut new = Vec::new();
         for placed in self.placed.iter().filter(|placed| placed.hosts.contains(me)) {
-            if self.replicas.len() < REPLICAS_MAX && !self.replicas.contains_key(&placed.id) {
-                let dwell = self.restless.remove(&placed.id).map_or(DWELL, |(dwell, _)| dwell);
-                self.replicas.insert(placed.id, Replica::new(placed.version, placed.name.clone(), dwell));
+            // What it cannot make ready it says, which this placement may not know yet.
+            let known = self.replicas.contains_key(&placed.id) || self.unable.says(&placed.id);
+            if self.replicas.len() < REPLICAS_MAX && !known {
+                self.replicas.insert(placed.id, begun(&mut self.restless, placed));
                 new.push(placed.id);
+            }
+        }
+        new
+    }
+
+    /// What this node could not make ready and shall try again now: made to be started. What it would not host even if
+    /// it could is tried when it is asked for.
+    fn try_again(&mut self, view: &View, presence: Presence, now: Instant) -> Vec<VersionId> {
+        self.unable.keep(&self.placed.iter().map(|placed| placed.id).collect());
+        let mut new = Vec::new();
+        for id in self.unable.due(now) {
+            let mut of_it = self.placed.iter().filter(|placed| placed.id == id);
+            let wanted = of_it.find(|placed| {
+                let seed = view.seeds.get(&placed.name);
+                seed.is_some_and(|seed| should_if_able(view, seed, &placed.version, presence))
+            });
+            match wanted {
+                None => self.unable.forget(&id),
+                Some(_) if self.replicas.len() >= REPLICAS_MAX => self.unable.put_off(&id, now),
+                Some(placed) => {
+                    self.unable.begin(&id);
+                    self.replicas.insert(id, begun(&mut self.restless, placed));
+                    new.push(id);
+                }
             }
         }
         new
@@ -166,7 +215,10 @@ impl Node {
             let presence = self.presence(now.mono);
             let view = self.view.clone();
             self.hosting.place(&view, presence);
+            let again = self.hosting.try_again(&view, presence, now.mono);
             self.step_replicas(&view, now.mono);
+            again.iter().for_each(|id| self.start_replica(id, &view));
+            self.hosting.unable.at().into_iter().for_each(|at| self.hosting.by(at));
             self.announce_hosting(&view, now);
             self.finish_upgrades(&view, presence, now);
             self.author(now);
@@ -224,8 +276,8 @@ impl Node {
         self.outputs.push_back(Output::StartReplica { version, name, holders });
     }
 
-    /// Own live entries about seeds: exactly the replicas that may be counted on, and the modules that nothing else
-    /// says are here.
+    /// Own live entries about seeds: exactly the replicas that may be counted on, the modules that nothing else says are
+    /// here, and what cannot be made ready.
     fn announce_hosting(&mut self, view: &View, now: Now) {
         let announced = self.hosting.replicas.iter().filter(|(_, replica)| replica.is_announced());
         let mut said: BTreeMap<Vec<u8>, Vec<u8>> =
@@ -236,6 +288,7 @@ impl Node {
         let named = self.hosting.held.iter().filter(|module| view.holders.contains_key(*module));
         let unsaid = named.filter(|module| !served.contains(*module) && !owned.contains(*module));
         said.extend(unsaid.take(HOLDS_MAX).map(entries::holding));
+        said.extend(self.hosting.unable.said().map(|(id, own)| entries::unable(id, own)));
         let before = self.authoring.keys(Lane::Live, &[]);
         for key in before.iter().filter(|key| entries::is_hosting(key) && !said.contains_key(&key[..])) {
             let _ = self.put(Lane::Live, key, None, now);
@@ -253,16 +306,32 @@ impl Node {
 
     pub(super) fn replica_ready(&mut self, id: &VersionId) {
         if self.hosting.replicas.get_mut(id).is_some_and(Replica::ready) {
+            self.hosting.unable.forget(id);
             self.due.hosting = true;
         }
     }
 
-    pub(super) fn replica_failed(&mut self, id: &VersionId, reason: String, now: Instant) {
+    pub(super) fn replica_failed(&mut self, id: &VersionId, reason: String, own: Option<Inability>, now: Instant) {
         let Some(replica) = self.hosting.replicas.get_mut(id) else { return };
         self.due.hosting = true;
         let name = replica.name.to_string();
-        if replica.failed(reason.clone(), now) {
-            self.event(EventKind::Replica, Some(self.me), format!("seed {name} is not ready here: {reason}"));
+        if !replica.failed(reason.clone(), now) {
+            return;
+        }
+        let known = self.hosting.unable.says(id);
+        let said = match own {
+            Some(own) => self.hosting.unable.insert(*id, own, &reason, now),
+            // It could not be tried: what was said of it stands.
+            None => known.then(|| self.hosting.unable.put_off(id, now)).is_some(),
+        };
+        if said {
+            self.hosting.replicas.remove(id);
+        }
+        // Told once: what is tried quietly fails quietly.
+        if !known {
+            let then = if said { ", and others take its place" } else { "" };
+            let what = format!("seed {name} is not ready here{then}: {reason}");
+            self.event(EventKind::Replica, Some(self.me), what);
         }
     }
 
@@ -281,8 +350,15 @@ impl Node {
 
     /// How far this node has come with a version.
     pub(super) fn hosting_told(&self, id: &VersionId, now: Instant) -> Option<String> {
-        self.hosting.replicas.get(id).map(|replica| replica.told(now))
+        let unable = || self.hosting.unable.told(id, now);
+        self.hosting.replicas.get(id).map(|replica| replica.told(now)).or_else(unable)
     }
+}
+
+/// A replica of what is placed here, which knows whether it was here a moment ago.
+fn begun(restless: &mut BTreeMap<VersionId, (Duration, Instant)>, placed: &Placed) -> Replica {
+    let dwell = restless.remove(&placed.id).map_or(DWELL, |(dwell, _)| dwell);
+    Replica::new(placed.version, placed.name.clone(), dwell)
 }
 
 /// The others that can be asked for a module.

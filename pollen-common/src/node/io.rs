@@ -8,7 +8,7 @@ use core::net::SocketAddr;
 use crate::identity::{Digest, NodeKey};
 use crate::roll::Rights;
 use crate::time::UnixMs;
-use crate::views::{Capacity, Name, Protocol, SeedTerms, SeedVersion, VersionId};
+use crate::views::{Capacity, Inability, Name, Protocol, SeedTerms, SeedVersion, VersionId};
 
 /// One connection with a peer, as the driver numbers it; never reused while the node runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,8 +43,9 @@ pub enum Input {
     Persisted { id: PersistId },
     /// What was asked for by `StartReplica` is ready to serve: it may be announced.
     ReplicaReady { version: VersionId },
-    /// It could not be made ready, or stopped being so; asked for again later if it is still wanted.
-    ReplicaFailed { version: VersionId, reason: String },
+    /// It could not be made ready, or stopped being so; asked for again later if it is still wanted. `own`: this node
+    /// is at fault, and another may do better.
+    ReplicaFailed { version: VersionId, reason: String, own: Option<Inability> },
     /// After `StopReplica`: no call of it runs here any more.
     ReplicaStopped { version: VersionId },
     /// The modules that are on this disk, whole and verified, of all that seeds name.

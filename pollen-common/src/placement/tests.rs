@@ -35,6 +35,7 @@ fn node(n: u16, memory_mib: u32) -> NodeInfo {
         links: Vec::new(),
         capacity,
         draining: false,
+        unable: BTreeMap::new(),
     }
 }
 
@@ -94,11 +95,12 @@ fn everywhere_means_every_node_that_may() {
 
 #[test]
 fn each_node_has_the_rule_that_decided_as_a_sentence() {
-    let mut nodes: Vec<_> = (0..7).map(|n| node(n, 512)).collect();
+    let mut nodes: Vec<_> = (0..8).map(|n| node(n, 512)).collect();
     nodes[1].liveness = Liveness::Offline;
     nodes[2].draining = true;
     nodes[3].capacity = None;
     nodes[4].capacity = Some(Capacity { memory_mib: 4, cores: 1 });
+    nodes[7].unable.insert(version(8).id(), Inability::Disk);
     let mut seed = seed("a", 1);
     seed.replicas.insert(version(8).id(), BTreeSet::from([key(2)]));
     let placement = place(&view(nodes), &seed);
@@ -107,6 +109,8 @@ fn each_node_has_the_rule_that_decided_as_a_sentence() {
     assert_eq!(rule(4), Rule::TooSmall { needs_mib: 8, has_mib: 4 });
     assert_eq!(rule(2), Rule::KeptUntilHandedOver { otherwise: Box::new(Rule::Draining) });
     assert!(rule(2).to_string().contains("until all that should host it are ready: it takes no replicas"));
+    assert_eq!(rule(7), Rule::Cannot(Inability::Disk));
+    assert_eq!(rule(7).to_string(), "cannot make it ready: its disk does not take or give the module");
     let ranks: BTreeSet<_> = [0, 5, 6].map(|n| rule(n).to_string()).into();
     let expected =
         ["hosts it: number 1 in its order, of 1 wanted", "need not host it: number 2 in its order, of 1 wanted"];
@@ -152,6 +156,33 @@ fn a_new_version_goes_where_the_old_one_is() {
     let seed = seed("a", 3);
     let next = place_version(&cluster, &seed, &version(64), Presence::Seen);
     assert_eq!(place(&cluster, &seed).hosts, next.hosts);
+}
+
+#[test]
+fn one_that_cannot_make_a_version_ready_is_passed_over_for_that_version_alone() {
+    let mut cluster = view((0..6).map(|n| node(n, 512)));
+    let seed = SeedInfo { versions: alloc::vec![version(8), version(64)], ..seed("a", 3) };
+    let [old, new] = [version(8), version(64)];
+    let before = place_version(&cluster, &seed, &new, Presence::Seen).hosts;
+    let beyond = *before.first().expect("three");
+    cluster.nodes.get_mut(&beyond).expect("a member").unable.insert(new.id(), Inability::Unfit);
+    let after = place_version(&cluster, &seed, &new, Presence::Seen);
+    assert_eq!(after.hosts.len(), 3, "another takes its share");
+    assert_eq!(before.difference(&after.hosts).collect::<Vec<_>>(), [&beyond], "the others stay");
+    assert_eq!(after.unable().collect::<Vec<_>>(), [(&beyond, Inability::Unfit)]);
+    assert_eq!(place_version(&cluster, &seed, &old, Presence::Seen).hosts, before, "the old version stays");
+    let everywhere = SeedInfo { everywhere: true, ..seed.clone() };
+    assert_eq!(place_version(&cluster, &everywhere, &new, Presence::Seen).hosts.len(), 5);
+    // What it says binds what is asked of it, not what it would be asked if it could.
+    cluster.me = beyond;
+    assert!(should_if_able(&cluster, &seed, &new, Presence::Seen));
+    cluster.me = *after.hosts.difference(&before).next().expect("the one in its place");
+    assert!(should_if_able(&cluster, &seed, &new, Presence::Seen), "others are taken at their word");
+    cluster.nodes.values_mut().for_each(|node| {
+        node.unable.insert(new.id(), Inability::Unfit);
+    });
+    let nobody = place_version(&cluster, &seed, &new, Presence::Seen);
+    assert!(nobody.hosts.is_empty() && !nobody.is_met_by(Some(&BTreeSet::new())), "nothing is replaced");
 }
 
 #[test]

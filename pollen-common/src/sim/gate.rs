@@ -46,7 +46,11 @@ fn every_schedule_ends_in_agreement_with_the_model() {
     let (crashes, partitions, cuts) = (total(|s| s.crashes), total(|s| s.partitions), total(|s| s.cuts));
     assert!(crashes > 300 && partitions > 300 && cuts > 300, "{crashes} crashes, {partitions} partitions, {cuts} cuts");
     let (seedings, drains) = (total(|s| s.seedings), total(|s| s.drains));
-    assert!(seedings > 800 && drains > 100, "{seedings} seedings, {drains} drains");
+    let inabilities = total(|s| s.inabilities);
+    assert!(
+        seedings > 800 && drains > 100 && inabilities > 100,
+        "{seedings} seedings, {drains} drains, {inabilities} inabilities"
+    );
 }
 
 #[test]

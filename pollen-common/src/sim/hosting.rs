@@ -12,7 +12,7 @@ use super::network::At;
 use super::world::Event;
 use crate::identity::{Digest, NodeKey};
 use crate::node::{Command, Input, RequestId};
-use crate::views::{Name, SeedTerms, SeedVersion, VersionId};
+use crate::views::{Inability, Name, SeedTerms, SeedVersion, VersionId};
 
 /// What a machine has of seeds. Modules survive a crash, replicas do not.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +21,8 @@ pub(super) struct Seeds {
     making: BTreeMap<VersionId, u64>,
     serving: BTreeMap<VersionId, Name>,
     attempts: u64,
+    /// Nothing more can be made ready here, for a reason of the machine's own. Outlives crashes, as a full disk does.
+    unable: bool,
     /// Replicas ever asked for.
     pub(super) starts: usize,
 }
@@ -41,6 +43,7 @@ pub(super) struct Making {
     /// Where the module comes from, if it is not on the disk.
     from: Option<At>,
     fails: bool,
+    own: Option<Inability>,
 }
 
 /// Seeds that must be served at every moment.
@@ -83,6 +86,11 @@ impl World {
     #[must_use]
     pub fn starts(&self) -> usize {
         self.machines.iter().map(|machine| machine.seeds.starts).sum()
+    }
+
+    /// From now on a machine can make nothing ready, or again can. What it serves it goes on serving.
+    pub fn set_unable(&mut self, at: At, unable: bool) {
+        self.machines[at].seeds.unable = unable;
     }
 
     /// From now on a seed must be served, and be reachable by what each machine knows, at every event.
@@ -141,6 +149,7 @@ impl World {
         let known = holders.iter().filter_map(|key| self.machines.iter().position(|machine| machine.key() == *key));
         let from = known.filter(|_| !on_disk).find(holds);
         let seeds = &mut self.machines[at].seeds;
+        let own = seeds.unable.then_some(Inability::Disk);
         assert!(!seeds.serving.contains_key(&id), "what serves is not started again");
         seeds.starts += 1;
         seeds.attempts += 1;
@@ -150,13 +159,13 @@ impl World {
         // What was compiled once is in a cache beside the module.
         let ms = if on_disk { 2 + self.below(20) } else { 50 + self.below(800) };
         let fails = fails || (!on_disk && from.is_none());
-        let making = Making { version, name, attempt, from, fails };
+        let making = Making { version, name, attempt, from, fails, own };
         let life = self.machines[at].life;
         self.later(Duration::from_millis(ms as u64), Event::Made { machine: at, life, making });
     }
 
     pub(super) fn made(&mut self, at: At, life: u64, making: Making) {
-        let Making { version, name, attempt, from, fails } = making;
+        let Making { version, name, attempt, from, fails, own } = making;
         let id = version.id();
         if self.machines[at].life != life || self.machines[at].seeds.making.get(&id) != Some(&attempt) {
             return;
@@ -164,8 +173,13 @@ impl World {
         let lost = from.is_some_and(|from| self.node(from).is_none() || !self.network.reaches(at, from));
         let seeds = &mut self.machines[at].seeds;
         seeds.making.remove(&id);
-        if fails || lost {
-            self.input(at, Input::ReplicaFailed { version: id, reason: "nobody could be asked for it".into() });
+        let failed = if fails || lost {
+            Some(("nobody could be asked for it", None))
+        } else {
+            own.map(|own| ("the disk is full", Some(own)))
+        };
+        if let Some((reason, own)) = failed {
+            self.input(at, Input::ReplicaFailed { version: id, reason: reason.into(), own });
             return;
         }
         seeds.serving.insert(id, name);

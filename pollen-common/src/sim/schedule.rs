@@ -20,6 +20,9 @@ const KEYS: usize = 40;
 /// One run in so many has seeds too: replicas take their time to settle, which makes such a run twice as long.
 const SEEDS_IN: u64 = 3;
 
+/// The machine that cannot make anything ready at times, in runs with seeds: one, so that others always can.
+const UNABLE_AT: usize = 1;
+
 /// Virtual time within which healed replicas must agree.
 const QUIET_MAX: Duration = Duration::from_secs(60);
 
@@ -42,6 +45,8 @@ pub struct Summary {
     /// Claims of seeds written, replaced or withdrawn.
     pub seedings: usize,
     pub drains: usize,
+    /// Times that a machine became unable to make anything ready, or able again.
+    pub inabilities: usize,
     /// Virtual time from the last fault to agreement, to the second.
     pub quiet: Duration,
 }
@@ -102,6 +107,7 @@ impl Schedule {
                 10 => run.burst()?,
                 11..=16 if seeds => run.seed(),
                 17 if seeds => run.drain(),
+                18 if seeds => run.enable_or_disable(),
                 _ => single += usize::from(run.change()),
             }
         }
@@ -194,6 +200,13 @@ impl Run {
     fn drain(&mut self) {
         let machine = self.world.below(self.world.len());
         self.summary.drains += usize::from(self.world.command(machine, Command::Drain).is_some());
+    }
+
+    /// Some of what it cannot make ready it goes on saying when all is quiet, and nobody may wait for it.
+    fn enable_or_disable(&mut self) {
+        let unable = self.world.below(2) == 0;
+        self.world.set_unable(UNABLE_AT, unable);
+        self.summary.inabilities += 1;
     }
 
     fn crash_or_start(&mut self) {

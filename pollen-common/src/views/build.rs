@@ -28,6 +28,7 @@ impl View {
                 links: judged.links.of(key).copied().collect(),
                 capacity: judged.hosts.capacity.get(key).copied(),
                 draining: judged.hosts.draining.contains(key),
+                unable: judged.hosts.unable.get(key).cloned().unwrap_or_default(),
             };
             (*key, info)
         };

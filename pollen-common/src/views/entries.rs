@@ -10,7 +10,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use minicbor::{Decoder, Encoder};
 
-use super::{Capacity, Name, Protocol, Target, VersionId};
+use super::{Capacity, Inability, Name, Protocol, Target, VersionId};
 use crate::identity::{Digest, NodeKey};
 use crate::maps::{Entry, Lane};
 use crate::time::UnixMs;
@@ -19,7 +19,7 @@ mod seeds;
 use seeds::DIGEST_PREFIXES;
 pub use seeds::{
     SeedClaim, drain, holding, host, host_key, is_hosting, read_claim as read_seed_claim, replica, seed, seed_in,
-    seed_key, seed_prefix,
+    seed_key, seed_prefix, unable,
 };
 
 /// The most addresses that a node says of itself.
@@ -56,6 +56,8 @@ pub enum Said {
     Replica { version: VersionId, name: Name },
     /// The author keeps a module, whole.
     Holds { module: Digest },
+    /// The author cannot make a version ready, for a reason of its own.
+    Unable { version: VersionId, why: Inability },
     /// The author is about to leave.
     Drains,
 }

@@ -8,7 +8,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::entries::{self, SeedClaim};
-use super::{Capacity, Name, VersionId};
+use super::{Capacity, Inability, Name, VersionId};
 use crate::identity::{Digest, NodeKey};
 
 /// The most replicas of one node that count: more than its pool has instances for.
@@ -16,6 +16,9 @@ pub const REPLICAS_MAX: usize = 512;
 
 /// The most modules that one node is asked for: enough to bring every seed of a busy publisher back.
 pub const HOLDS_MAX: usize = 256;
+
+/// The most versions of one node that count as beyond it: a node that is beyond so many has said enough.
+pub const UNABLE_MAX: usize = 256;
 
 /// An entry that does not count: author, key, the seed it is about, why.
 type Uncounted = (NodeKey, Vec<u8>, Option<Name>, String);
@@ -29,6 +32,8 @@ pub(super) struct Hosts {
     /// name that they were said under.
     pub replicas: BTreeMap<Name, BTreeMap<VersionId, BTreeSet<NodeKey>>>,
     pub holding: BTreeMap<Digest, BTreeSet<NodeKey>>,
+    /// Which versions a node cannot make ready.
+    pub unable: BTreeMap<NodeKey, BTreeMap<VersionId, Inability>>,
     ready: BTreeMap<NodeKey, BTreeMap<VersionId, Name>>,
     kept: BTreeMap<NodeKey, BTreeSet<Digest>>,
 }
@@ -49,6 +54,15 @@ impl Hosts {
             return Err(format!("its author says that it keeps more than {HOLDS_MAX} modules"));
         }
         kept.insert(module);
+        Ok(())
+    }
+
+    pub(super) fn say_unable(&mut self, author: NodeKey, version: VersionId, why: Inability) -> Result<(), String> {
+        let unable = self.unable.entry(author).or_default();
+        if unable.len() >= UNABLE_MAX {
+            return Err(format!("its author says that it cannot make more than {UNABLE_MAX} versions ready"));
+        }
+        unable.insert(version, why);
         Ok(())
     }
 
@@ -90,6 +104,16 @@ impl Hosts {
                     uncounted.push((author, entries::holding(&module).0, None, "no seed names this module".into()));
                 }
             }
+        }
+        for (author, unable) in &mut self.unable {
+            unable.retain(|version, why| {
+                let named = names.contains_key(version);
+                if !named {
+                    let key = entries::unable(version, *why).0;
+                    uncounted.push((*author, key, None, "no seed names this version".into()));
+                }
+                named
+            });
         }
         uncounted
     }

@@ -122,6 +122,7 @@ impl<'a> Judged<'a> {
             Said::Host(capacity) => drop(self.hosts.capacity.insert(*author, capacity)),
             Said::Drains => drop(self.hosts.draining.insert(*author)),
             Said::Replica { version, name } => self.hosts.say_ready(*author, version, name)?,
+            Said::Unable { version, why } => self.hosts.say_unable(*author, version, why)?,
             Said::Holds { module } => self.hosts.say_holding(*author, module)?,
         }
         Ok(())

@@ -86,3 +86,66 @@ pub struct Capacity {
     /// Processors that run guests.
     pub cores: u16,
 }
+
+/// Why a node cannot make a version ready, for a reason of its own. Displays as what follows "it cannot make it ready: ".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Inability {
+    /// Its disk does not take the module, or does not give it back.
+    Disk,
+    /// Its content store is full of what other seeds name.
+    Full,
+    /// It runs no guests.
+    Engine,
+    /// The module does not compile there, or does not fit its engine.
+    Unfit,
+    /// The module's start, of which an image was to be taken, did not end well there.
+    Image,
+    /// It has no thread or memory left to compile it.
+    Exhausted,
+    /// A reason that this version does not know.
+    Other(u8),
+}
+
+impl Inability {
+    /// As entries have it.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Disk => 1,
+            Self::Full => 2,
+            Self::Engine => 3,
+            Self::Unfit => 4,
+            Self::Image => 5,
+            Self::Exhausted => 6,
+            Self::Other(code) => code,
+        }
+    }
+
+    /// Of its code.
+    #[must_use]
+    pub const fn of_code(code: u8) -> Self {
+        match code {
+            1 => Self::Disk,
+            2 => Self::Full,
+            3 => Self::Engine,
+            4 => Self::Unfit,
+            5 => Self::Image,
+            6 => Self::Exhausted,
+            other => Self::Other(other),
+        }
+    }
+}
+
+impl fmt::Display for Inability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Disk => "its disk does not take or give the module",
+            Self::Full => "its content store is full",
+            Self::Engine => "guests cannot run there",
+            Self::Unfit => "its engine does not take the module",
+            Self::Image => "no image of the module's start could be taken there",
+            Self::Exhausted => "it has no thread or memory to compile it",
+            Self::Other(code) => return write!(f, "for reason {code}, which is unknown here"),
+        })
+    }
+}

@@ -8,7 +8,7 @@ use std::time::Duration;
 use pollen_common::identity::NodeKey;
 use pollen_common::node::{Command, Refusal, RefusalKind};
 use pollen_common::placement::{Presence, place_version};
-use pollen_common::views::{Name, SeedTerms, SeedVersion, View};
+use pollen_common::views::{Inability, Name, SeedTerms, SeedVersion, View};
 use pollen_common::wire::streams::content::digest_of;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -29,11 +29,14 @@ const ELIGIBLE_MAX: Duration = Duration::from_secs(5);
 /// How long a withdrawn seed's calls are waited for: some more than most seeds are given.
 const WITHDRAWN_MAX: Duration = Duration::from_secs(60);
 
+/// Nodes that are named to a publisher with what keeps them from making a seed ready: `pln why` has all.
+const UNABLE_SHOWN_MAX: usize = 4;
+
 /// How often to look whether they have ended.
 const WITHDRAWN_LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// How far a version has spread.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Spread {
     /// Nodes that should host it and are ready.
     ready: usize,
@@ -41,6 +44,12 @@ struct Spread {
     floor: usize,
     /// Nobody serves another version, and the claim names no other.
     alone: bool,
+    /// Another version answers until this one is ready.
+    upgrades: bool,
+    /// Nodes that would host it by what they offer, and cannot make it ready, each with its reason.
+    unable: Vec<(String, Inability)>,
+    /// They are missed: fewer nodes host it than were asked to.
+    missed: bool,
 }
 
 impl Spread {
@@ -55,12 +64,48 @@ impl Spread {
             ready: placement.hosts.intersection(ready).count(),
             floor: placement.hosts.len(),
             alone: seed.versions.len() == 1 && !others,
+            upgrades: seed.current() != version,
+            unable: placement.unable().map(|(key, why)| (called(view, key), why)).collect(),
+            missed: seed.everywhere || placement.hosts.len() < usize::from(seed.min_replicas),
         })
     }
 
-    const fn is_done(self) -> bool {
+    const fn is_done(&self) -> bool {
         self.floor > 0 && self.ready == self.floor && self.alone
     }
+
+    /// All that may host it have tried, and nobody can.
+    const fn is_stuck(&self) -> bool {
+        self.floor == 0 && !self.unable.is_empty()
+    }
+
+    /// Nothing more will come of waiting.
+    const fn is_over(&self) -> bool {
+        self.is_done() || self.is_stuck()
+    }
+
+    /// What there is to say of those that cannot.
+    fn note(&self) -> Option<String> {
+        let shown = self.unable.iter().take(UNABLE_SHOWN_MAX).map(|(node, why)| format!("{node}: {why}"));
+        let more = self.unable.len().saturating_sub(UNABLE_SHOWN_MAX);
+        let more = (more > 0).then(|| format!("{more} more"));
+        let unable = shown.chain(more).collect::<Vec<_>>().join("; ");
+        match self {
+            _ if self.unable.is_empty() => None,
+            Self { floor: 0, upgrades: true, .. } => {
+                Some(format!("nobody can make the new version ready, and the one before answers on: {unable}"))
+            }
+            Self { floor: 0, .. } => Some(format!("nobody can make it ready: {unable}")),
+            Self { missed: true, .. } => Some(format!("these cannot make it ready and are passed over: {unable}")),
+            _ => None,
+        }
+    }
+}
+
+/// A node as sentences name it.
+fn called(view: &View, key: &NodeKey) -> String {
+    let name = view.nodes.get(key).and_then(|node| node.name.as_ref());
+    name.map_or_else(|| key.short(), ToString::to_string)
 }
 
 impl Running {
@@ -123,10 +168,10 @@ impl Running {
         let mut views = self.driver().views();
         let mut look = |view: &View| {
             let Some(spread) = Spread::of(view, name, version) else { return false };
-            last = spread;
             let (done, total) = (spread.ready as u64, spread.floor as u64);
             progress.send_replace(SeedProgress { stage: SeedStage::Spreading, done, total });
-            spread.is_done()
+            last = spread;
+            last.is_over()
         };
         let someone = views.wait_for(|view| look(view) || Spread::of(view, name, version).is_some_and(|s| s.floor > 0));
         if timeout(ELIGIBLE_MAX, someone).await.is_err() {
@@ -135,7 +180,7 @@ impl Running {
         }
         let done = timeout(SPREAD_MAX, views.wait_for(|view| look(view))).await;
         let note = match done {
-            Ok(_) => None,
+            Ok(_) => last.note(),
             Err(_) if last.ready < last.floor => {
                 Some(format!("it is still being made ready: `pln why {name}` says what holds up each node"))
             }
@@ -194,4 +239,36 @@ fn not_stored(error: PutError) -> Refusal {
 
 fn failed(message: String, hint: Option<String>) -> Refusal {
     Refusal { kind: RefusalKind::Failed, message, hint }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spread(floor: usize, unable: usize) -> Spread {
+        let unable = (0..unable).map(|n| (format!("n{n}"), Inability::Disk)).collect();
+        Spread { ready: floor, floor, alone: true, upgrades: false, unable, missed: false }
+    }
+
+    #[test]
+    fn a_publisher_waits_for_those_that_can_and_no_longer() {
+        assert!(spread(2, 0).is_over() && spread(1, 1).is_over());
+        assert!(spread(0, 1).is_over(), "all that may have tried");
+        assert!(!spread(0, 0).is_over(), "somebody may come");
+        assert!(!Spread { ready: 1, ..spread(2, 1) }.is_over());
+        assert!(!Spread { alone: false, ..spread(2, 0) }.is_over());
+    }
+
+    #[test]
+    fn a_publisher_is_told_who_cannot_where_it_matters() {
+        let note = |spread: Spread| spread.note().unwrap_or_default();
+        assert_eq!(note(spread(2, 0)), "");
+        assert_eq!(note(spread(2, 1)), "", "others are in its place");
+        let missed = note(Spread { missed: true, ..spread(1, 1) });
+        assert!(missed.contains("passed over: n0: its disk"), "{missed}");
+        let nobody = note(spread(0, 6));
+        assert!(nobody.starts_with("nobody can make it ready: n0: its disk") && nobody.ends_with("2 more"), "{nobody}");
+        let upgrade = note(Spread { upgrades: true, alone: false, ..spread(0, 2) });
+        assert!(upgrade.contains("the one before answers on: n0"), "{upgrade}");
+    }
 }

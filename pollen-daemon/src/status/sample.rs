@@ -63,6 +63,7 @@ fn node(i: u8, name: &str, tier: Tier, liveness: Liveness) -> NodeInfo {
         liveness,
         capacity: (tier != Tier::Leaf).then_some(Capacity { memory_mib: 1024, cores: 2 }),
         draining: false,
+        unable: [].into(),
         links: (1..=2).filter(|&other| other != i && i != 3).map(key).collect(),
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pollen_common::identity::{Digest, NodeKey};
-use pollen_common::placement::place;
+use pollen_common::placement::{Presence, place, place_version};
 use pollen_common::views::{Name, SeedInfo, SeedVersion, VersionId, View};
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +55,16 @@ pub struct VersionRow {
     pub image: bool,
     /// Nodes that are ready to serve it.
     pub ready: Vec<NodeRef>,
+    /// Nodes that are passed over as they cannot make it ready.
+    pub cannot: Vec<UnableRow>,
+}
+
+/// A node that cannot make a version ready.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnableRow {
+    pub node: NodeRef,
+    /// A sentence about the node.
+    pub reason: String,
 }
 
 /// A seed in full.
@@ -139,6 +149,8 @@ fn row(view: &View, seed: &SeedInfo) -> SeedRow {
 
 fn version_row(view: &View, seed: &SeedInfo, version: &SeedVersion) -> VersionRow {
     let id = version.id();
+    let placement = place_version(view, seed, version, Presence::Seen);
+    let unable = placement.unable().map(|(key, why)| UnableRow { node: node_ref(view, *key), reason: why.to_string() });
     VersionRow {
         module: version.module.to_string(),
         version: id.to_string(),
@@ -148,6 +160,7 @@ fn version_row(view: &View, seed: &SeedInfo, version: &SeedVersion) -> VersionRo
         idempotent: version.idempotent,
         image: version.image,
         ready: refs(view, seed.replicas.get(&id).into_iter().flatten()),
+        cannot: unable.collect(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::table::{Layout, Section};
 use pollen_common::identity::Digest;
-use pollen_common::views::{SeedVersion, VersionId};
+use pollen_common::views::{Inability, SeedVersion, VersionId};
 
 use super::*;
 use crate::control::handle::{About, Numbers};
@@ -93,6 +93,8 @@ fn an_upgrade_shows_both_versions_and_who_still_serves_an_older_one() {
     let hello = sample.view.seeds.values_mut().next().expect("it is in the sample");
     let next = SeedVersion { module: Digest([0xCD; 32]), image: true, idempotent: false, ..sample::hello_version() };
     hello.versions.push(next);
+    let me = sample.view.nodes.get_mut(&sample::key(1)).expect("it is in the sample");
+    me.unable.insert(next.id(), Inability::Image);
     hello.replicas.insert(next.id(), [sample::key(2)].into());
     hello.replicas.insert(VersionId(Digest([9; 32])), [sample::key(1)].into());
     let name = hello.name.clone();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use pollen_common::identity::NodeKey;
 use pollen_common::node::Input;
-use pollen_common::views::{Name, SeedVersion, VersionId};
+use pollen_common::views::{Inability, Name, SeedVersion, VersionId};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
@@ -43,6 +43,32 @@ pub enum StartError {
     Engine(#[from] NoEngine),
     #[error(transparent)]
     Prepare(#[from] PrepareError),
+}
+
+impl StartError {
+    /// Why this node cannot make the version ready, if it is at fault: another may do better, and trying again soon
+    /// is no use. What others did not give is not its fault.
+    #[must_use]
+    pub const fn own(&self) -> Option<Inability> {
+        match self {
+            Self::Fetch(FetchError::NoHolder | FetchError::AllFailed(_) | FetchError::NotStarted)
+            | Self::Read(ReadError::Absent)
+            | Self::Prepare(PrepareError::WrongBytes(_)) => None,
+            // Damaged though it was fetched again and again: the disk changes what it is given.
+            Self::Fetch(FetchError::Io(_)) | Self::Read(ReadError::Io(_) | ReadError::Damaged) => Some(Inability::Disk),
+            Self::Fetch(FetchError::Full(_)) => Some(Inability::Full),
+            Self::Engine(_) => Some(Inability::Engine),
+            Self::Fetch(FetchError::TooLarge { .. })
+            | Self::Prepare(
+                PrepareError::Module(_)
+                | PrepareError::Compile(_)
+                | PrepareError::Link(_)
+                | PrepareError::Incomplete(_),
+            ) => Some(Inability::Unfit),
+            Self::Prepare(PrepareError::Image(_)) => Some(Inability::Image),
+            Self::Prepare(PrepareError::Thread(_) | PrepareError::GaveUp) => Some(Inability::Exhausted),
+        }
+    }
 }
 
 /// What the tasks work with.
@@ -120,7 +146,7 @@ impl Hosting for Replicas {
                     shared.hosted.add(guest, version, name);
                     Input::ReplicaReady { version: id }
                 }
-                Err(error) => Input::ReplicaFailed { version: id, reason: error.to_string() },
+                Err(error) => Input::ReplicaFailed { version: id, reason: error.to_string(), own: error.own() },
             };
             shared.starting().remove(&id);
             shared.report(report).await;

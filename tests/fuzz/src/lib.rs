@@ -131,6 +131,7 @@ pub fn entry(data: &[u8]) {
         Said::Host(capacity) => entries::host(capacity),
         Said::Replica { version, name } => entries::replica(version, name),
         Said::Holds { module } => entries::holding(module),
+        Said::Unable { version, why } => entries::unable(version, *why),
         Said::Drains => entries::drain(),
     };
     assert_eq!(key, entry.key());

@@ -292,3 +292,127 @@ fn a_joining_machine_takes_only_its_share() {
     // A fifth of 48 is about 10; twice that is beyond four standard deviations.
     assert!((1..20).contains(&moved), "{moved} moved");
 }
+
+/// The rule of a machine in the sentences of another.
+fn told(world: &World, of: usize, by: usize) -> Vec<String> {
+    let node = world.node(by).expect("up");
+    let of = world.machines[of].key().short();
+    let reasons = node.why(&Target::Seed(name("hello")), world.clock());
+    reasons.into_iter().filter(|reason| reason.contains(&of)).collect()
+}
+
+fn says_cannot(world: &World, of: usize, by: usize) -> bool {
+    told(world, of, by).iter().any(|reason| reason.contains("cannot make it ready: its disk"))
+}
+
+/// A cluster in which one of the machines where `hello` belongs can make nothing ready, and that machine.
+fn one_unable(seed: u64, count: usize) -> (World, usize) {
+    let mut world = cluster(seed, count);
+    publish(&mut world, 0, "hello", terms(1, 2));
+    until(&mut world, |world| placed(world, "hello", 1));
+    let first = serving(&world, 1)[0];
+    ask(&mut world, 0, Command::Unseed { name: name("hello") }).expect("its own");
+    until(&mut world, |world| world.served().is_empty());
+    world.set_unable(first, true);
+    (world, first)
+}
+
+#[test]
+fn one_that_cannot_make_a_seed_ready_says_so_and_others_keep_the_floor_for_hours() {
+    for seed in 200..206 {
+        let (mut world, unable) = one_unable(seed, 5);
+        let starts = world.starts();
+        publish(&mut world, 0, "hello", terms(2, 2));
+        let took = until(&mut world, |world| placed(world, "hello", 2) && serving(world, 2).len() == 2);
+        assert!(took < Duration::from_secs(5), "seed {seed}: {took:?}");
+        assert!((0..5).all(|by| says_cannot(&world, unable, by)), "{:#?}", told(&world, unable, 0));
+        world.watch(&name("hello"));
+        let (hosts, then) = (serving(&world, 2), world.starts());
+        assert_eq!(then, starts + 3, "each that was asked was asked once");
+        world.run_for(Duration::from_secs(3 * 3600));
+        assert_eq!(serving(&world, 2), hosts, "nothing moved");
+        // 2, 4, 8, 16 minutes, then every half hour.
+        let tries = world.starts() - then;
+        assert!((5..=10).contains(&tries), "{tries} quiet tries in three hours");
+        no_gap(&world);
+    }
+}
+
+#[test]
+fn one_that_can_again_takes_its_place_without_a_gap() {
+    let (mut world, unable) = one_unable(210, 4);
+    publish(&mut world, 0, "hello", terms(2, 2));
+    until(&mut world, |world| placed(world, "hello", 2) && serving(world, 2).len() == 2);
+    assert!(says_cannot(&world, unable, 0));
+    world.watch(&name("hello"));
+    world.set_unable(unable, false);
+    world.run_for(Duration::from_secs(150));
+    assert!(placed(&world, "hello", 2) && serving(&world, 2).contains(&unable));
+    assert!(!says_cannot(&world, unable, 0), "it says so no more");
+    no_gap(&world);
+}
+
+#[test]
+fn what_a_machine_said_it_could_not_is_forgotten_when_it_restarts_or_the_version_goes() {
+    let (mut world, unable) = one_unable(220, 4);
+    publish(&mut world, 0, "hello", terms(2, 2));
+    until(&mut world, |world| placed(world, "hello", 2) && serving(world, 2).len() == 2);
+    let said = |world: &World| {
+        let node = world.node(if unable == 0 { 1 } else { 0 }).expect("up");
+        node.view().nodes[&world.machines[unable].key()].unable.len()
+    };
+    assert_eq!(said(&world), 1);
+    world.set_unable(unable, false);
+    world.crash(unable);
+    world.start(unable);
+    until(&mut world, |world| all_online(world) && placed(world, "hello", 2) && serving(world, 2).contains(&unable));
+    assert_eq!(said(&world), 0);
+    world.set_unable(unable, true);
+    publish(&mut world, 0, "hello", terms(3, 2));
+    until(&mut world, |world| placed(world, "hello", 3));
+    assert_eq!(said(&world), 1);
+    ask(&mut world, 0, Command::Unseed { name: name("hello") }).expect("its own");
+    until(&mut world, |world| world.served().is_empty() && said(world) == 0);
+    world.run_for(Duration::from_secs(2));
+    let live: Vec<_> = world.node(0).expect("up").view().refused.clone();
+    assert!(live.is_empty(), "{live:?}");
+}
+
+#[test]
+fn an_upgrade_waits_for_nobody_who_cannot() {
+    for seed in 230..236 {
+        let mut world = serving_cluster(seed, 5, 2);
+        let unable = serving(&world, 1)[1];
+        world.set_unable(unable, true);
+        publish(&mut world, 0, "hello", terms(2, 2));
+        let took = until(&mut world, |world| placed(world, "hello", 2));
+        assert!(took < Duration::from_secs(10), "seed {seed}: {took:?}");
+        assert!(serving(&world, 2).len() == 2 && !serving(&world, 2).contains(&unable));
+        no_gap(&world);
+    }
+}
+
+#[test]
+fn an_upgrade_that_nobody_can_make_ready_leaves_the_old_version_until_one_can() {
+    let mut world = serving_cluster(240, 3, 2);
+    (0..3).for_each(|at| world.set_unable(at, true));
+    let starts = world.starts();
+    publish(&mut world, 0, "hello", terms(2, 2));
+    world.run_for(Duration::from_secs(60));
+    assert!((0..3).all(|of| (0..3).all(|by| says_cannot(&world, of, by))));
+    assert_eq!((serving(&world, 1).len(), serving(&world, 2).len(), world.starts() - starts), (2, 0, 3));
+    no_gap(&world);
+    (0..3).for_each(|at| world.set_unable(at, false));
+    world.run_for(Duration::from_secs(80));
+    assert!(placed(&world, "hello", 2));
+    no_gap(&world);
+}
+
+#[test]
+fn everywhere_passes_over_those_that_cannot() {
+    let mut world = cluster(250, 4);
+    world.set_unable(2, true);
+    publish(&mut world, 0, "hello", SeedTerms { everywhere: true, ..terms(1, 1) });
+    until(&mut world, |world| serving(world, 1) == [0, 1, 3] && placed(world, "hello", 1));
+    assert!(says_cannot(&world, 2, 0));
+}

@@ -10,12 +10,13 @@ use super::{HASHES_MAX, Pair, Said, Unread, empty, fields, list, parse_name, wri
 use crate::hash::{Context, digest};
 use crate::identity::Digest;
 use crate::time::UnixMs;
-use crate::views::{Capacity, Name, SeedVersion, VersionId};
+use crate::views::{Capacity, Inability, Name, SeedVersion, VersionId};
 
 const SEED: &[u8] = b"seed/";
 const HOST: &[u8] = b"host";
 const REPLICA: &[u8] = b"rep/";
 const HOLD: &[u8] = b"hold/";
+const UNABLE: &[u8] = b"unable/";
 const DRAIN: &[u8] = b"drain";
 
 /// What a claim says of a seed.
@@ -101,20 +102,27 @@ pub fn holding(module: &Digest) -> Pair {
     ([HOLD, &module.0[..]].concat(), empty())
 }
 
+/// Live: this node cannot make a version ready.
+#[must_use]
+pub fn unable(version: &VersionId, why: Inability) -> Pair {
+    let key = [UNABLE, &version.0.0[..]].concat();
+    (key, written(|e| e.map(1)?.u8(0)?.u8(why.code()).map(drop)))
+}
+
 /// Live: this node is about to leave.
 #[must_use]
 pub fn drain() -> Pair {
     (DRAIN.to_vec(), empty())
 }
 
-/// Whether an entry of this key says what this node serves or keeps of seeds.
+/// Whether an entry of this key says what this node serves or keeps of seeds, or cannot make ready.
 #[must_use]
 pub fn is_hosting(key: &[u8]) -> bool {
-    key.starts_with(REPLICA) || key.starts_with(HOLD)
+    DIGEST_PREFIXES.iter().any(|prefix| key.starts_with(prefix))
 }
 
 /// What the keys before a digest begin with.
-pub(super) const DIGEST_PREFIXES: [&[u8]; 2] = [REPLICA, HOLD];
+pub(super) const DIGEST_PREFIXES: [&[u8]; 3] = [REPLICA, HOLD, UNABLE];
 
 /// Reads a fact about seeds; `None` if it is about something else.
 pub(super) fn read_fact(key: &[u8], value: &[u8]) -> Option<Result<Said, Unread>> {
@@ -134,6 +142,10 @@ pub(super) fn read_live(key: &[u8], value: &[u8]) -> Option<Result<Said, Unread>
     }
     if let Some(module) = key.strip_prefix(HOLD) {
         return Some(of(module).and_then(|module| bare(value, Said::Holds { module })));
+    }
+    if let Some(version) = key.strip_prefix(UNABLE) {
+        let said = |version| Ok(Said::Unable { version: VersionId(version), why: read_inability(value)? });
+        return Some(of(version).and_then(said));
     }
     (key == DRAIN).then(|| bare(value, Said::Drains))
 }
@@ -223,6 +235,18 @@ fn read_name(value: &[u8]) -> Result<Name, Unread> {
     name.ok_or(Unread::Malformed)
 }
 
+fn read_inability(value: &[u8]) -> Result<Inability, Unread> {
+    let mut why = None;
+    fields(value, |field, d| match field {
+        0 => {
+            why = Some(Inability::of_code(d.u8()?));
+            Ok(true)
+        }
+        _ => Ok(false),
+    })?;
+    why.ok_or(Unread::Malformed)
+}
+
 /// An entry that says all by its key.
 fn bare(value: &[u8], said: Said) -> Result<Said, Unread> {
     fields(value, |_, _| Ok(false))?;
@@ -271,6 +295,12 @@ mod tests {
         assert_eq!(said(Lane::Live, &replica(&id, &name())), Ok(Said::Replica { version: id, name: name() }));
         assert_eq!(said(Lane::Live, &holding(&module)), Ok(Said::Holds { module }));
         assert_eq!(said(Lane::Live, &drain()), Ok(Said::Drains));
+        for code in 0..=u8::MAX {
+            let why = Inability::of_code(code);
+            assert_eq!(why.code(), code);
+            assert_eq!(said(Lane::Live, &unable(&id, why)), Ok(Said::Unable { version: id, why }));
+        }
+        assert_eq!(said(Lane::Live, &(unable(&id, Inability::Disk).0, empty())), Err(Unread::Malformed));
         assert!(show_key(&holding(&module).0).starts_with("hold/03030303"));
         assert!(is_hosting(&replica(&id, &name()).0) && !is_hosting(&drain().0));
     }

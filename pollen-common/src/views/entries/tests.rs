@@ -76,7 +76,7 @@ fn two_spellings_of_one_thing_are_never_both_read() {
 proptest! {
     #[test]
     fn reading_survives_arbitrary_values(value in prop::collection::vec(any::<u8>(), 0..100), key in prop::collection::vec(any::<u8>(), 1..60)) {
-        let keys = [node(None, &[]).0, claim_key(&name("api")), provider(&name("api"), &NodeKey([1; 32]), 1).0, link_key(&NodeKey([1; 32])), seed_key(&name("api")), host_key(), replica(&VersionId(Digest([1; 32])), &name("api")).0, key];
+        let keys = [node(None, &[]).0, claim_key(&name("api")), provider(&name("api"), &NodeKey([1; 32]), 1).0, link_key(&NodeKey([1; 32])), seed_key(&name("api")), host_key(), replica(&VersionId(Digest([1; 32])), &name("api")).0, unable(&VersionId(Digest([1; 32])), Inability::Disk).0, key];
         for key in keys {
             for lane in Lane::ALL {
                 let _ = said(lane, &(key.clone(), value.clone()));

@@ -111,6 +111,25 @@ fn a_module_is_asked_of_its_owner_those_that_serve_it_and_those_that_keep_it_whi
 }
 
 #[test]
+fn what_a_node_cannot_make_ready_counts_while_a_seed_names_it() {
+    let mut world = World::new();
+    world.seeds(2, "hello", 0, &[version(1), version(2)]);
+    world.says(4, Lane::Live, entries::unable(&version(2).id(), Inability::Full));
+    world.says(4, Lane::Live, entries::unable(&version(3).id(), Inability::Other(99)));
+    let view = world.view(1);
+    assert_eq!(view.nodes[&key(4)].unable, [(version(2).id(), Inability::Full)].into());
+    assert!(view.nodes[&key(2)].unable.is_empty());
+    assert!(view.refused.iter().any(|entry| entry.reason == "no seed names this version"));
+    for n in 0..=UNABLE_MAX {
+        let id = VersionId(crate::hash::digest(crate::hash::Context::Test, &[&n.to_be_bytes()]));
+        let (key, value) = entries::unable(&id, Inability::Disk);
+        world.author(1).put(Lane::Live, &key, &value, 1 << 20).expect("room");
+    }
+    world.seal(1);
+    assert!(world.view(1).refused.iter().any(|entry| entry.reason.contains("more than 256 versions ready")));
+}
+
+#[test]
 fn nodes_say_what_they_offer_and_that_they_leave() {
     let mut world = World::new();
     let capacity = Capacity { memory_mib: 512, cores: 4 };

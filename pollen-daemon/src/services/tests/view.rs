@@ -51,6 +51,7 @@ impl ViewBuilder {
             liveness,
             capacity: None,
             draining: false,
+            unable: [].into(),
             links: Vec::new(),
         };
         self.0.nodes.insert(key, info);

@@ -14,7 +14,28 @@ pub(super) fn seeds(out: &mut String, seeds: &[SeedRow], wide: bool) {
     if wide {
         header.extend(["SIZE", "VERSION", "CONFLICTS"]);
     }
-    table(out, "SEEDS", &header, seeds.iter().map(|seed| cells(seed, wide)).collect());
+    let mut rows: Vec<_> = seeds.iter().map(|seed| cells(seed, wide)).collect();
+    // Seldom anything: then a column less to read.
+    let unable: Vec<_> = seeds.iter().map(|seed| unable(seed, wide)).collect();
+    if unable.iter().any(Option::is_some) {
+        header.push("CANNOT");
+        rows.iter_mut().zip(unable).for_each(|(cells, unable)| cells.push(or_nothing(unable)));
+    }
+    table(out, "SEEDS", &header, rows);
+}
+
+/// Who cannot make a version of it ready, and why.
+fn unable(seed: &SeedRow, wide: bool) -> Option<String> {
+    let of = |version: &VersionRow, what: &str| {
+        let said: Vec<_> =
+            version.cannot.iter().map(|row| format!("{}{what}: {}", show_ref(&row.node), row.reason)).collect();
+        said
+    };
+    let mut said = of(&seed.version, "");
+    said.extend(seed.upgrading_to.iter().flat_map(|next| of(next, " (upgrade)")));
+    let shown = if wide { said.len() } else { said.len().min(HOSTS_SHOWN_MAX) };
+    let more = (said.len() > shown).then(|| format!("{} more", said.len() - shown));
+    (shown > 0).then(|| said[..shown].iter().cloned().chain(more).collect::<Vec<_>>().join("; "))
 }
 
 fn cells(seed: &SeedRow, wide: bool) -> Vec<String> {
@@ -122,6 +143,10 @@ fn version(version: &VersionRow, module: Option<&ModuleDetail>) -> Fields {
         ("flags", flags(version, false).map(ToOwned::to_owned).collect()),
         ("ready on", version.ready.iter().map(full).collect()),
     ];
+    if !version.cannot.is_empty() {
+        let said = version.cannot.iter().map(|row| format!("{}: {}", full(&row.node), row.reason));
+        fields.push(("cannot", said.collect()));
+    }
     if let Some(module) = module {
         // Known where the module itself is on this disk.
         fields.extend(module.sha256.iter().map(|sha256| ("sha256", vec![sha256.clone()])));
