@@ -35,6 +35,8 @@ pub struct Settings {
     pub http: Option<SocketAddr>,
     /// What is logged, as a `tracing` filter; `info` otherwise.
     pub log_level: Option<String>,
+    /// How much memory seeds may have together, in MiB; a part of the machine's otherwise.
+    pub seed_memory_mib: Option<u32>,
 }
 
 /// What `pln up` was told; each overrides its setting and is remembered.
@@ -81,7 +83,7 @@ impl Settings {
     /// What can be changed while the daemon runs.
     #[must_use]
     pub fn live(&self) -> handle::Settings {
-        handle::Settings { http: self.http, log_level: self.log_level.clone() }
+        handle::Settings { http: self.http, log_level: self.log_level.clone(), seed_memory_mib: self.seed_memory_mib }
     }
 }
 

@@ -25,6 +25,7 @@ pub mod resolve;
 pub mod seeds;
 pub mod server;
 pub mod settings;
+pub mod size;
 pub mod socket;
 mod stream;
 #[cfg(test)]

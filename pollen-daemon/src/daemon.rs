@@ -164,6 +164,7 @@ async fn up(prepared: Prepared) -> Result<(), RunError> {
     let services = Services::new(views.clone());
     let content = Content::open(&dir, views.clone()).map_err(system("opening the content store"))?;
     let machine = Machine::of_node(&dir, &secret);
+    machine.give(settings.seed_memory_mib);
     let calls = Calls::new(views, services.clone(), machine.limits());
     let (happens, mesh_events) = mpsc::channel(MESH_EVENTS_WAITING_MAX);
     let port = settings.port.unwrap_or(config::PORT_DEFAULT);

@@ -149,7 +149,15 @@ fn who_is_in_the_group_operates_the_node_and_the_daemon_never_sees_the_roots_key
     let said = machine.fails(exit::DENIED, &pln_as(OPERATOR, &["restart"])).unwrap();
     assert!(said.contains("sudo"), "{said}");
 
+    // What is set by whoever operates it is told to the mesh, now and by the next daemon.
+    let offered = || match machine.json(&["inspect", "box"]) {
+        Ok(shown) if shown["offers"]["memory_mib"] == 64 => Ok(()),
+        other => Err(format!("{other:?}")),
+    };
+    machine.ok(&pln_as(OPERATOR, &["set", "seed-memory", "64MiB"])).unwrap();
+    eventually("so much is offered", BACK_DEADLINE, offered).unwrap();
     machine.ok(&["pln", "restart"]).unwrap();
+    eventually("so much is offered again", BACK_DEADLINE, offered).unwrap();
     let root = format!("{STATE_DIR}/root");
     assert_ne!(machine.ok(&["ls", "-A", &root]).unwrap(), "");
     let pid = machine.property(unit::NAME, "MainPID").unwrap();

@@ -12,7 +12,8 @@ use crate::control::settings::Key;
 /// Change a setting at once and for good, or show what is set
 #[derive(Debug, clap::Args)]
 pub(super) struct Set {
-    /// `http`: where metrics are served, e.g. :9090. `log-level`: e.g. debug
+    /// `http`: where metrics are served, e.g. :9090. `log-level`: e.g. debug. `seed-memory`: what all seeds here may use
+    /// together, e.g. 4GiB
     #[arg(value_parser = parse_key)]
     key: Option<Key>,
     value: Option<String>,
@@ -59,12 +60,13 @@ fn show(key: Key, settings: &SettingsShown, output: &mut Output<'_, '_>) -> Resu
 }
 
 fn line(key: Key, settings: &SettingsShown) -> String {
-    format!("{:<9}  {}", key.as_str(), value(key, settings).unwrap_or("(default)"))
+    format!("{:<11}  {}", key.as_str(), value(key, settings).unwrap_or("(default)"))
 }
 
 fn value(key: Key, settings: &SettingsShown) -> Option<&str> {
     match key {
         Key::Http => settings.http.as_deref(),
         Key::LogLevel => settings.log_level.as_deref(),
+        Key::SeedMemory => settings.seed_memory.as_deref(),
     }
 }

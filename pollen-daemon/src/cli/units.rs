@@ -1,6 +1,8 @@
-//! Durations and sizes as people type them. Owns their syntax. Invariant: a bare number is refused: of what?
+//! Durations as people type them, and sizes, which the daemon reads too. Owns the syntax of durations. Invariant: a bare number is refused: of what?
 
 use std::time::Duration;
+
+pub(super) use crate::control::size::size_kib;
 
 /// The longest duration, a hundred years: beyond it a date does not fit everywhere it is shown.
 const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -32,23 +34,6 @@ pub(super) fn duration(s: &str) -> Result<Duration, String> {
     if total.is_zero() || total > DURATION_MAX { Err(wrong()) } else { Ok(total) }
 }
 
-/// A size in KiB: `64KiB`, `1MiB`, `2GiB`.
-///
-/// # Errors
-/// A sentence for the person who typed it.
-pub(super) fn size_kib(s: &str) -> Result<u32, String> {
-    let wrong = || format!("`{s}` is no size: write 64KiB, 1MiB or 2GiB");
-    let digits = s.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-    let count: u32 = s[..digits].parse().map_err(|_| wrong())?;
-    let unit_kib = match &s[digits..] {
-        "KiB" => 1,
-        "MiB" => 1024,
-        "GiB" => 1024 * 1024,
-        _ => return Err(wrong()),
-    };
-    count.checked_mul(unit_kib).ok_or_else(wrong)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,14 +49,6 @@ mod tests {
             ["", "5", "m", "5x", "0s", "-1s", "1.5h", "5 m", "99999999999d", "18446744073709551616s", "1hm", "٣s"]
         {
             assert_eq!(read(wrong), None, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn sizes_have_units() {
-        assert_eq!([size_kib("64KiB"), size_kib("1MiB"), size_kib("2GiB")], [64, 1024, 2_097_152].map(Ok));
-        for wrong in ["", "64", "64KB", "KiB", "5000GiB", "-1KiB"] {
-            assert!(size_kib(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -174,11 +174,18 @@ pub struct SettingsShown {
     pub http: Option<String>,
     #[serde(rename = "log-level")]
     pub log_level: Option<String>,
+    /// How much memory seeds may have together. A daemon that knows no such setting says nothing of it.
+    #[serde(rename = "seed-memory", default)]
+    pub seed_memory: Option<String>,
 }
 
 impl From<&Settings> for SettingsShown {
     fn from(settings: &Settings) -> Self {
-        Self { http: settings.http.map(super::settings::show_address), log_level: settings.log_level.clone() }
+        Self {
+            http: settings.http.map(super::settings::show_address),
+            log_level: settings.log_level.clone(),
+            seed_memory: settings.seed_memory_mib.map(super::size::show_mib),
+        }
     }
 }
 

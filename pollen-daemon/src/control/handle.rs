@@ -195,6 +195,8 @@ pub struct Settings {
     pub http: Option<SocketAddr>,
     /// The filter of the logs, in the syntax of `tracing`: `info` where absent.
     pub log_level: Option<String>,
+    /// How much memory seeds may have together, in MiB; a part of the machine's where absent.
+    pub seed_memory_mib: Option<u32>,
 }
 
 /// Counters and gauges. Counters count from the start of the daemon and never go down.

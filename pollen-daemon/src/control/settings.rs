@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use crate::control::failure::{Code, Failure};
 use crate::control::handle::Settings;
+use crate::control::size::size_kib;
 use crate::logs;
 
 /// A setting's key.
@@ -15,16 +16,19 @@ pub enum Key {
     Http,
     /// How much is logged.
     LogLevel,
+    /// How much memory seeds have together.
+    SeedMemory,
 }
 
 impl Key {
-    pub const ALL: [Self; 2] = [Self::Http, Self::LogLevel];
+    pub const ALL: [Self; 3] = [Self::Http, Self::LogLevel, Self::SeedMemory];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
             Self::LogLevel => "log-level",
+            Self::SeedMemory => "seed-memory",
         }
     }
 }
@@ -47,6 +51,7 @@ pub fn changed(mut settings: Settings, key: Key, value: Option<&str>) -> Result<
     match key {
         Key::Http => settings.http = value.map(parse_address).transpose()?,
         Key::LogLevel => settings.log_level = value.map(parse_level).transpose()?,
+        Key::SeedMemory => settings.seed_memory_mib = value.map(parse_memory).transpose()?,
     }
     Ok(settings)
 }
@@ -80,6 +85,22 @@ fn parse_level(s: &str) -> Result<String, Failure> {
             .hint("levels: error, warn, info, debug, trace, off; or by module: info,pollen_daemon::services=debug"));
     }
     Ok(s.into())
+}
+
+/// The least that seeds may have together: two calls of the usual size that use all of it. A node that shall host none
+/// is not told so by starving them.
+const SEED_MEMORY_MIB_MIN: u32 = 16;
+
+/// A size in whole MiB. Whether the machine has as much is for the one who puts it in force.
+fn parse_memory(s: &str) -> Result<u32, Failure> {
+    let usage = |message| Failure::new(Code::Usage, message);
+    let kib = size_kib(s).map_err(usage)?;
+    if kib % 1024 != 0 || kib / 1024 < SEED_MEMORY_MIB_MIN {
+        return Err(usage(format!(
+            "`{s}` cannot be the memory of seeds: at least {SEED_MEMORY_MIB_MIN}MiB, in whole MiB"
+        )));
+    }
+    Ok(kib / 1024)
 }
 
 #[cfg(test)]
@@ -120,9 +141,21 @@ mod tests {
     }
 
     #[test]
+    fn the_memory_of_seeds_has_a_unit_and_a_least() {
+        let set = |value| changed(Settings::default(), Key::SeedMemory, Some(value)).map(|s| s.seed_memory_mib);
+        assert_eq!(set("4GiB"), Ok(Some(4096)));
+        assert_eq!(set("16MiB"), Ok(Some(16)));
+        for wrong in ["", "4", "0MiB", "15MiB", "16385KiB", "4GB", "9999999GiB"] {
+            assert_eq!(set(wrong).map_err(|failure| failure.code), Err(Code::Usage), "{wrong}");
+        }
+        let back = changed(Settings { seed_memory_mib: Some(16), ..Settings::default() }, Key::SeedMemory, None);
+        assert_eq!(back, Ok(Settings::default()));
+    }
+
+    #[test]
     fn an_unknown_key_names_those_there_are() {
         let failure = "htpp".parse::<Key>().unwrap_err();
         assert_eq!(failure.code, Code::Usage);
-        assert_eq!(failure.hint.as_deref(), Some("known settings: http, log-level"));
+        assert_eq!(failure.hint.as_deref(), Some("known settings: http, log-level, seed-memory"));
     }
 }

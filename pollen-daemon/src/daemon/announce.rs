@@ -30,7 +30,7 @@ pub(super) async fn keep_announced(running: Arc<Running>) {
 }
 
 /// Says what this machine gives to seeds.
-async fn offer(running: &Running) {
+pub(super) async fn offer(running: &Running) {
     let capacity = running.parts().machine.capacity();
     if let Err(refusal) = running.driver().command(Command::Offer { capacity }).await {
         tracing::warn!("what this node gives to seeds was not announced: {}", refusal.message);

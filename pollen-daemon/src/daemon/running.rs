@@ -14,13 +14,14 @@ use pollen_common::time::UnixMs;
 use pollen_common::views::{Name, Protocol, SeedVersion, Target, View};
 use tokio::sync::{broadcast, watch};
 
-use super::{held, numbers};
+use super::{announce, held, numbers};
 use crate::config::{self, Settings};
 use crate::content::Content;
 use crate::control::handle::{
     self, About, Answer, CallAnswer, CallFailure, CallRequest, Connect, Daemon, Disconnect, EventRecord, HeldModule,
     Listener, Numbers, PeerNumbers, SeedProgress, SeedRequest, Seeded, Serve, ServiceRef, SocketNumbers, Subject,
 };
+use crate::control::size::show_mib;
 use crate::driver::{DriverHandle, clock};
 use crate::events::{EVENTS_KEPT_MAX, Events};
 use crate::logs::Logs;
@@ -202,7 +203,18 @@ impl Running {
     }
 
     async fn put_in_force(&self, live: handle::Settings) -> Result<(), Refusal> {
-        let settings = Settings { http: live.http, log_level: live.log_level, ..self.settings_now() };
+        let handle::Settings { http, log_level, seed_memory_mib } = live;
+        let was = self.settings_now();
+        let settings = Settings { http, log_level, seed_memory_mib, ..was.clone() };
+        let most_mib = Machine::memory_mib_max();
+        // One that was set on a larger machine stays, and hinders no other setting.
+        if seed_memory_mib != was.seed_memory_mib && seed_memory_mib.is_some_and(|mib| mib > most_mib) {
+            return Err(Refusal {
+                kind: RefusalKind::Usage,
+                message: format!("this node has {} of memory, for all that it does", show_mib(most_mib)),
+                hint: Some("`pln inspect` of this node shows what it offers to seeds now".into()),
+            });
+        }
         self.parts.logs.set_level(settings.log_level.as_deref()).map_err(|error| Refusal {
             kind: RefusalKind::Usage,
             message: error.to_string(),
@@ -210,6 +222,10 @@ impl Running {
         })?;
         self.parts.writer.configure(Change::set(config::SETTINGS_KEY, &settings)).await?;
         *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
+        if was.seed_memory_mib != seed_memory_mib {
+            self.parts.machine.give(seed_memory_mib);
+            announce::offer(self).await;
+        }
         Ok(())
     }
 }

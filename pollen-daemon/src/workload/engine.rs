@@ -142,6 +142,11 @@ impl Engine {
         }
     }
 
+    /// What all guests may have together from now on, in bytes. What they have beyond it stays theirs until they end.
+    pub(super) fn set_memory_budget(&self, bytes: u64) {
+        self.0.budget.set_total_bytes(bytes);
+    }
+
     /// What it counted since it started.
     #[must_use]
     pub fn numbers(&self) -> EngineNumbers {

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use pollen_common::identity::SecretKey;
 use pollen_common::views::Capacity;
@@ -39,6 +40,8 @@ pub struct Machine(Arc<Inner>);
 
 struct Inner {
     config: EngineConfig,
+    /// What guests may have together now, in bytes.
+    memory_bytes: AtomicU64,
     engine: OnceCell<Result<Engine, NoEngine>>,
     /// Told when the engine's start has ended.
     tried: Notify,
@@ -48,14 +51,32 @@ impl Machine {
     /// This machine, for the node of a state directory. Starts nothing.
     #[must_use]
     pub fn of_node(state_dir: &Path, secret: &SecretKey) -> Self {
+        let memory_bytes = memory_bytes() / MEMORY_SHARE;
         let config = EngineConfig {
             cache_dir: state_dir.join(COMPILED),
             cache_key: blake3::derive_key(CACHE_KEY, &secret.seed()[..]),
-            memory_budget_bytes: memory_bytes() / MEMORY_SHARE,
+            memory_budget_bytes: memory_bytes,
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             calls_max: CALLS_MAX,
         };
-        Self(Arc::new(Inner { config, engine: OnceCell::new(), tried: Notify::new() }))
+        let memory_bytes = AtomicU64::new(memory_bytes);
+        Self(Arc::new(Inner { config, memory_bytes, engine: OnceCell::new(), tried: Notify::new() }))
+    }
+
+    /// All that this process may use, in MiB: no more can be given to guests.
+    #[must_use]
+    pub fn memory_mib_max() -> u32 {
+        in_mib(memory_bytes())
+    }
+
+    /// Gives guests so much memory together from now on, in MiB, or again the part that they have where nobody says.
+    /// A machine that has less than it had when that was set gives what there is.
+    pub fn give(&self, memory_mib: Option<u32>) {
+        let bytes = memory_mib.map_or(memory_bytes() / MEMORY_SHARE, |mib| (u64::from(mib) * MIB).min(memory_bytes()));
+        self.0.memory_bytes.store(bytes, Ordering::SeqCst);
+        if let Some(Ok(engine)) = self.0.engine.get() {
+            engine.set_memory_budget(bytes);
+        }
     }
 
     /// What there is for seeds, as others are told it; nothing once it turned out that guests cannot run here.
@@ -65,7 +86,7 @@ impl Machine {
             return None;
         }
         Some(Capacity {
-            memory_mib: u32::try_from(self.0.config.memory_budget_bytes / MIB).unwrap_or(u32::MAX),
+            memory_mib: in_mib(self.0.memory_bytes.load(Ordering::SeqCst)),
             cores: u16::try_from(self.0.config.workers).unwrap_or(u16::MAX),
         })
     }
@@ -90,6 +111,10 @@ impl Machine {
             Ok(engine)
         };
         let found = self.0.engine.get_or_init(start).await.clone();
+        if let Ok(engine) = &found {
+            // It may have been changed while the engine started.
+            engine.set_memory_budget(self.0.memory_bytes.load(Ordering::SeqCst));
+        }
         self.0.tried.notify_waiters();
         found
     }
@@ -119,13 +144,23 @@ fn memory_bytes() -> u64 {
     group_limit().map_or(machine, |limit| machine.min(limit))
 }
 
-/// The tightest `memory.max` from this process' control group upwards (version 2, mounted where it always is).
+fn in_mib(bytes: u64) -> u32 {
+    u32::try_from(bytes / MIB).unwrap_or(u32::MAX)
+}
+
+/// The tightest limit from this process' control group upwards (version 2, mounted where it always is): what `MemoryMax`
+/// and `MemoryHigh` of a unit, and a container's bound, come to.
 fn group_limit() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let path = Path::new("/sys/fs/cgroup").join(group);
-    let limits = path.ancestors().take_while(|path| path.starts_with("/sys/fs/cgroup"));
-    limits.filter_map(|path| fs::read_to_string(path.join("memory.max")).ok()?.trim().parse().ok()).min()
+    limit_below(Path::new("/sys/fs/cgroup"), groups.lines().find_map(|line| line.strip_prefix("0::/"))?)
+}
+
+fn limit_below(root: &Path, group: &str) -> Option<u64> {
+    let path = root.join(group);
+    let groups = path.ancestors().take_while(|path| path.starts_with(root));
+    // Beyond `memory.high` the kernel throttles until it is of no use to have more.
+    let files = groups.flat_map(|group| ["memory.max", "memory.high"].map(|file| group.join(file)));
+    files.filter_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok()).min()
 }
 
 #[cfg(test)]
@@ -138,6 +173,43 @@ mod tests {
         let Capacity { memory_mib, cores } = machine.capacity().expect("nothing is known against it");
         assert!(memory_mib > 0 && u64::from(memory_mib) * MIB <= memory_bytes() / MEMORY_SHARE);
         assert!(cores > 0 && machine.found().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_guests_are_given_is_what_is_offered_before_the_engine_starts_and_after() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let machine = Machine::of_node(dir.path(), &SecretKey::from_seed(&[1; 32]));
+        let usual = machine.capacity();
+        let offered = |machine: &Machine| machine.capacity().expect("guests run here").memory_mib;
+        machine.give(Some(64));
+        assert_eq!(offered(&machine), 64);
+        let engine = machine.engine().await.expect("guests run here");
+        assert_eq!(engine.standing().memory_budget_bytes, 64 * MIB);
+        machine.give(Some(u32::MAX));
+        assert_eq!(offered(&machine), Machine::memory_mib_max(), "there is no more");
+        machine.give(Some(32));
+        assert_eq!((offered(&machine), engine.standing().memory_budget_bytes), (32, 32 * MIB));
+        machine.give(None);
+        assert_eq!(machine.capacity(), usual);
+    }
+
+    #[test]
+    fn the_tightest_limit_of_the_group_and_those_above_it_counts() {
+        let root = tempfile::tempdir().expect("a directory");
+        let group = root.path().join("system.slice/pln.service");
+        fs::create_dir_all(&group).expect("it is ours");
+        let limit = || limit_below(root.path(), "system.slice/pln.service");
+        let say = |path: &Path, text: &str| fs::write(path, text).expect("it is ours");
+        assert_eq!(limit(), None);
+        say(&group.join("memory.max"), "max\n");
+        assert_eq!(limit(), None);
+        say(&group.join("memory.max"), "4096\n");
+        assert_eq!(limit(), Some(4096));
+        say(&group.join("memory.high"), "2048\n");
+        assert_eq!(limit(), Some(2048));
+        say(&root.path().join("system.slice/memory.max"), "1024\n");
+        assert_eq!(limit(), Some(1024));
+        assert_eq!(limit_below(root.path(), ""), None);
     }
 
     #[tokio::test]

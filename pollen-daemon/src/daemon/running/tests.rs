@@ -194,3 +194,19 @@ async fn a_replica_whose_stored_module_was_changed_is_not_started_from_it() {
     assert!(matches!(refused, Err(StartError::Fetch(_))), "it is fetched again, and nobody else has it");
     assert!(!stored.exists() && node.parts.content.numbers().damaged == 1);
 }
+
+#[tokio::test]
+async fn the_memory_of_seeds_is_changed_where_the_mesh_reads_it_and_never_beyond_the_machines() {
+    let temp = tempfile::tempdir().expect("temporary directory");
+    let node = hosting(temp.path()).await;
+    let offered = || node.view().nodes[&node.view().me].capacity.expect("it offers something").memory_mib;
+    let usual = offered();
+    let set = async |seed_memory_mib| node.put_in_force(handle::Settings { seed_memory_mib, ..node.settings() }).await;
+    set(Some(64)).await.expect("every machine has as much");
+    assert_eq!(offered(), 64);
+    let refused = set(Some(u32::MAX)).await.expect_err("no machine has as much");
+    assert_eq!((refused.kind, offered()), (RefusalKind::Usage, 64), "{}", refused.message);
+    assert_eq!(node.settings_now().seed_memory_mib, Some(64));
+    set(None).await.expect("the default is always there");
+    assert_eq!(offered(), usual);
+}

@@ -12,7 +12,7 @@ const INITIAL_SHARE: u64 = 8;
 
 /// Memory for guests, in bytes.
 pub struct Budget {
-    total: u64,
+    total: AtomicU64,
     used: AtomicU64,
 }
 
@@ -24,11 +24,16 @@ pub struct Place<'a> {
 
 impl Budget {
     pub const fn new(total_bytes: u64) -> Self {
-        Self { total: total_bytes, used: AtomicU64::new(0) }
+        Self { total: AtomicU64::new(total_bytes), used: AtomicU64::new(0) }
     }
 
-    pub const fn total_bytes(&self) -> u64 {
-        self.total
+    pub fn total_bytes(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    /// Changes what there is. Below what is used nothing is taken back: nothing more is given until enough came back.
+    pub fn set_total_bytes(&self, bytes: u64) {
+        self.total.store(bytes, Ordering::Relaxed);
     }
 
     pub fn used_bytes(&self) -> u64 {
@@ -38,7 +43,7 @@ impl Budget {
     /// Takes `bytes`, to be given back; false when they are not there.
     pub fn take(&self, bytes: u64) -> bool {
         let before = self.used.fetch_add(bytes, Ordering::Relaxed);
-        if before.saturating_add(bytes) > self.total {
+        if before.saturating_add(bytes) > self.total_bytes() {
             self.give(bytes);
             return false;
         }
@@ -79,5 +84,17 @@ mod tests {
         assert!(budget.take(10 + stack));
         budget.give(100 + stack);
         assert_eq!(budget.used_bytes(), 0);
+    }
+
+    #[test]
+    fn below_what_is_used_nothing_more_is_given_until_enough_came_back() {
+        let budget = Budget::new(100);
+        assert!(budget.take(80));
+        budget.set_total_bytes(50);
+        assert!(!budget.take(1));
+        budget.give(40);
+        assert!(budget.take(10) && !budget.take(1));
+        budget.set_total_bytes(60);
+        assert!(budget.take(10));
     }
 }
