@@ -16,6 +16,8 @@ pub mod unit;
 const UNIT_DIR: &str = "etc/systemd/system";
 /// There if and only if systemd is the init of this machine (`sd_booted(3)`).
 const BOOTED: &str = "run/systemd/system";
+/// Where the sentence that the daemon ends with is to be found: a hint and systemd's own words may follow it.
+const LAST_LINES: &str = "--lines=20";
 /// How much of what a tool said is repeated.
 const SAID_CHARS_MAX: usize = 300;
 
@@ -159,8 +161,45 @@ impl Service<'_> {
         Ok(!matches!(state.as_str(), "inactive" | "failed"))
     }
 
+    /// The sentence that the service last ended with, if it did not end well.
+    #[must_use]
+    pub fn last_words(&self) -> Option<String> {
+        let run = self.0.run("systemctl", &["show", "--property=InvocationID", "--value", unit::NAME]).ok()?;
+        // What was just written may be on its way.
+        self.0.run("journalctl", &["--sync"]).ok()?;
+        let run = format!("_SYSTEMD_INVOCATION_ID={run}");
+        let said = self.0.run("journalctl", &["--quiet", "--no-pager", "--output=cat", LAST_LINES, &run]).ok()?;
+        said.lines().rev().find_map(|line| line.strip_prefix("pln: ")).map(str::to_owned)
+    }
+
     /// Never asks for a password: what asks is a script's undoing.
     fn systemctl(&self, args: &[&str]) -> Result<(), ToolError> {
         self.0.run("systemctl", &[&["--no-ask-password", "--quiet"], args].concat()).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A journal of these lines.
+    struct Journal(&'static str);
+
+    impl Tools for Journal {
+        fn run(&self, program: &'static str, args: &[&str]) -> Result<String, ToolError> {
+            match (program, args) {
+                ("systemctl", _) => Ok("4e1f".into()),
+                ("journalctl", ["--sync"]) => Ok(String::new()),
+                ("journalctl", [.., "_SYSTEMD_INVOCATION_ID=4e1f"]) => Ok(self.0.into()),
+                _ => Err(ToolError::Absent(program, format!("{args:?}"))),
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_words_are_the_sentence_and_neither_its_hint_nor_the_log() {
+        let journal = Journal("INFO pollen_daemon: up\npln: no key\n  look for it\npln.service: Failed\n");
+        assert_eq!(Service(&journal).last_words().as_deref(), Some("no key"));
+        assert_eq!(Service(&Journal("INFO pollen_daemon: up\n")).last_words(), None);
     }
 }

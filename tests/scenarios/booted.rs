@@ -264,6 +264,28 @@ fn logs_are_shown_and_followed_and_the_journal_has_them_with_their_levels() {
 }
 
 #[test]
+fn a_service_that_cannot_start_says_why_is_not_tried_again_and_can_be_removed() {
+    let Some((machine, [], _lab)) = booted([]) else { return };
+    installed_and_up(&machine);
+    machine.ok(&["pln", "down"]).unwrap();
+    let key = format!("{STATE_DIR}/keys/node.key");
+    machine.ok(&["chmod", "0", &key]).unwrap();
+    let said = machine.fails(exit::FAILURE, &["pln", "up", "-d"]).unwrap();
+    assert!(said.contains("does not start") && said.contains(&key), "{said}");
+    assert_eq!(
+        (state(&machine).as_str(), machine.property(unit::NAME, "NRestarts").unwrap().as_str()),
+        ("failed", "0")
+    );
+    machine.ok(&["pln", "daemon", "uninstall", "--purge"]).unwrap();
+    assert_eq!(units(&machine), "");
+}
+
+/// Units of ours that systemd remembers.
+fn units(machine: &Machine) -> String {
+    machine.ok(&["systemctl", "list-units", "--all", "--plain", "--no-legend", "pln*"]).unwrap()
+}
+
+#[test]
 fn a_stop_lets_a_call_end_and_an_uninstall_leaves_what_it_says() {
     let Some((machine, [], _lab)) = booted([]) else { return };
     let before = named_so(&machine);
@@ -292,8 +314,7 @@ fn a_stop_lets_a_call_end_and_an_uninstall_leaves_what_it_says() {
     // While it runs.
     machine.ok(&["pln", "daemon", "uninstall", "--purge"]).unwrap();
     assert_eq!(machine.property(unit::NAME, "LoadState").unwrap(), "not-found");
-    let units = machine.ok(&["systemctl", "list-units", "--all", "--plain", "--no-legend", "pln*"]).unwrap();
-    assert_eq!(units, "");
+    assert_eq!(units(&machine), "");
     assert_eq!(named_so(&machine), before);
     for database in ["passwd", "group"] {
         assert!(!machine.output(&["getent", database, unit::USER]).unwrap().status.success(), "{database} has it");

@@ -13,7 +13,7 @@ use crate::control::failure::{Code, Failure};
 use crate::store::layout::{self, Found, SYSTEM_DIR};
 use crate::systemd::install::{self, InstallError};
 use crate::systemd::unit::{self, Unfit};
-use crate::systemd::{Machine, ServiceError, ToolError};
+use crate::systemd::{Machine, Service, ServiceError, ToolError};
 
 /// Install or remove the service that runs this node
 #[derive(Debug, clap::Args)]
@@ -136,7 +136,7 @@ impl Restart {
         let service = Machine::here().service(dirs.of_service()).map_err(|error| {
             of_service(error).or_hint("where the node runs in the foreground: `pln down`, then `pln up`")
         })?;
-        service.restart().map_err(of_tool)?;
+        service.restart().map_err(|error| of_start(&service, error))?;
         output.answer(&Done::YES, || "restarted".into())
     }
 }
@@ -144,7 +144,7 @@ impl Restart {
 /// Starts the service of `dir`, now and at every boot.
 pub(super) fn start(dir: &Path, port: Option<u16>) -> Result<(), Failure> {
     let service = Machine::here().service(dir).map_err(|error| of_service(error).or_hint(&foreground(port)))?;
-    service.start().map_err(of_tool)
+    service.start().map_err(|error| of_start(&service, error))
 }
 
 /// What people are told of a service that was started.
@@ -197,6 +197,15 @@ fn of_service(error: ServiceError) -> Failure {
         ServiceError::OtherDir(dir) => Failure::new(Code::Usage, message)
             .hint(format!("leave out --dir; or run `pln --dir {} up` in the foreground", dir.display())),
         ServiceError::Tool(error) => of_tool(error),
+    }
+}
+
+/// Why it does not start, in the daemon's own words where root asks and there are any.
+fn of_start(service: &Service<'_>, error: ToolError) -> Failure {
+    let failure = of_tool(error);
+    match (failure.code, service.last_words()) {
+        (Code::Failed, Some(why)) => Failure { message: format!("the service does not start: {why}"), ..failure },
+        _ => failure,
     }
 }
 

@@ -94,6 +94,8 @@ pub fn uninstall(machine: &Machine<'_>, purge: bool) -> Result<Uninstalled, Inst
         machine.tools.run("systemctl", &["--quiet", "disable", "--now", unit::NAME])?;
         fs::remove_file(&path).map_err(at(&path))?;
         machine.tools.run("systemctl", &["daemon-reload"])?;
+        // One that failed is remembered beyond its file; any other is not known any more, which is said as a failure.
+        drop(machine.tools.run("systemctl", &["--quiet", "reset-failed", unit::NAME]));
     }
     let state = purge && purge_state(&machine.state_dir())?;
     let user = purge && account::user(&machine.root, USER).is_some();

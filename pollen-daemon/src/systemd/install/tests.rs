@@ -136,7 +136,7 @@ fn what_was_installed_can_be_taken_away_with_state_and_user_only_when_told() {
     fake.asked();
     let kept = uninstall(&fake.machine(), false).expect("installed");
     assert_eq!(kept, Uninstalled { service: true, state: false, user: false });
-    assert_eq!(fake.asked(), ["systemctl pln.service", "systemctl daemon-reload"]);
+    assert_eq!(fake.asked(), ["systemctl pln.service", "systemctl daemon-reload", "systemctl pln.service"]);
     assert!(fake.state().join("keys").exists());
 
     let purged = uninstall(&fake.machine(), true).expect("state and user are left");
