@@ -2,7 +2,7 @@
 //! The core decides what runs where; nothing here does. Invariants: a fresh instance for every call, and no guest on the
 //! control or mesh thread.
 //!
-//! The rooms: `module` makes what was published runnable, `engine` runs it, `guest` is what it may import, `replicas`
+//! The rooms: `engine` runs what `pollen_module` makes of what was published, `guest` is what it may import, `replicas`
 //! executes what the core wants hosted, `calls` brings calls to instances.
 
 pub mod calls;
@@ -10,7 +10,6 @@ pub mod engine;
 pub mod guest;
 pub mod hosted;
 pub mod machine;
-pub mod module;
 pub mod replicas;
 
 use std::collections::BTreeMap;
@@ -21,13 +20,10 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use pollen_common::identity::NodeKey;
 use pollen_common::views::{Name, VersionId};
-use pollen_common::wire::streams::content::CONTENT_BYTES_MAX;
 use tokio::time::Instant;
 
 /// The most bytes that a call may bring or answer with. A guest also needs the memory for them.
 pub const BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// The largest module that may be published, in bytes.
-pub const MODULE_BYTES_MAX: usize = CONTENT_BYTES_MAX;
 
 /// What a guest may know of whoever called it, and how the call came here.
 #[derive(Clone, Debug, PartialEq, Eq)]

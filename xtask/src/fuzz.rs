@@ -34,6 +34,8 @@ pub fn run(flags: &Flags) -> Result<()> {
         targets.retain(|target| target == only);
         ensure!(!targets.is_empty(), "no target is called {only}");
     }
+    // All at once: what they share is compiled once, and time is spent on running from here on.
+    shell::run(&mut fuzz(&["build", "--fuzz-dir", "tests/fuzz"]))?;
     let share = (flags.seconds / u64::try_from(targets.len())?).max(1);
     let mut failed = Vec::new();
     for target in &targets {

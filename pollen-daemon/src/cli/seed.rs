@@ -15,7 +15,8 @@ use crate::control::api::{Called, Done, SeedLine, SeededLine, StageLine};
 use crate::control::call;
 use crate::control::client::{Client, segment};
 use crate::control::failure::{Code, Failure};
-use crate::workload::{BODY_BYTES_MAX, MODULE_BYTES_MAX};
+use crate::workload::BODY_BYTES_MAX;
+use pollen_module::MODULE_BYTES_MAX;
 
 /// Publish a WebAssembly module that every member can call
 ///

@@ -263,3 +263,64 @@ pub struct Done {
 impl Done {
     pub const YES: Self = Self { ok: true };
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::control::settings::{parse_address, show_address};
+
+    /// What scripts send, one of each.
+    const BODIES: [&str; 4] = [
+        r#"{"port":8080,"name":"api","protocol":"tcp","shared":true}"#,
+        r#"{"service":"api","provider":"ams","local_port":9000}"#,
+        r#"{"tier":"publisher","props":{"region":"eu"},"ttl_ms":300000}"#,
+        r#"{"value":":9090"}"#,
+    ];
+
+    /// How many of the requests a body is. What is understood is written as what it is.
+    fn understood(body: &[u8]) -> usize {
+        fn one<T: Serialize + serde::de::DeserializeOwned>(body: &[u8]) -> bool {
+            let Ok(read) = serde_json::from_slice::<T>(body) else { return false };
+            let written = serde_json::to_value(&read).expect("it is JSON");
+            let again: T = serde_json::from_value(written.clone()).expect("what is written is understood");
+            assert_eq!(serde_json::to_value(&again).expect("it is JSON"), written);
+            true
+        }
+        let read =
+            [one::<ServeBody>(body), one::<ConnectBody>(body), one::<InviteBody>(body), one::<SettingBody>(body)];
+        read.into_iter().filter(|read| *read).count()
+    }
+
+    #[test]
+    fn each_body_is_exactly_one_request_and_no_part_of_it_is_any() {
+        for body in BODIES {
+            assert_eq!(understood(body.as_bytes()), 1, "{body}");
+            for len in 0..body.len() {
+                assert_eq!(understood(&body.as_bytes()[..len]), 0, "{len} bytes of {body}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_body_with_other_bytes_in_it_is_understood_or_refused(
+            which in 0..BODIES.len(), changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        ) {
+            let mut body = BODIES[which].as_bytes().to_vec();
+            for (at, byte) in changes {
+                let at = at.index(body.len());
+                body[at] = byte;
+            }
+            prop_assert!(understood(&body) <= 1);
+        }
+
+        #[test]
+        fn whatever_is_an_address_is_shown_as_one(text in "[0-9a-f.:\\[\\]]{0,30}|localhost:[0-9]{0,6}|\\PC{0,20}") {
+            if let Ok(address) = parse_address(&text) {
+                prop_assert_eq!(parse_address(&show_address(address)), Ok(address));
+            }
+        }
+    }
+}

@@ -23,7 +23,7 @@ use super::refused::Refused;
 use super::resolve;
 use super::server::{Asked, Segment, Shared, body_within, parse_name, within};
 use super::stream::line;
-use crate::workload::MODULE_BYTES_MAX;
+use pollen_module::MODULE_BYTES_MAX;
 
 /// Modules that are taken in and made ready at a time; each may be [`MODULE_BYTES_MAX`], and compiling one keeps a
 /// processor busy for seconds.

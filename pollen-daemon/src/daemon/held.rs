@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::content::Content;
 use crate::control::handle::HeldModule;
-use crate::workload::module::{self, ModuleOptions};
+use pollen_module::ModuleOptions;
 
 /// What is known of a version's module; none where it is not held whole.
 pub(super) async fn of_version(content: &Content, version: SeedVersion) -> Option<HeldModule> {
@@ -18,7 +18,7 @@ pub(super) async fn of_version(content: &Content, version: SeedVersion) -> Optio
     let looked_at = tokio::task::spawn_blocking(move || {
         let options = ModuleOptions { memory_bytes: version.memory_bytes };
         // Merged as it is when it is made ready: so what is listed is what a call finds.
-        let functions = module::merge(&wasm, &options).map(|merged| merged.exports).unwrap_or_default();
+        let functions = pollen_module::merge(&wasm, &options).map(|merged| merged.exports).unwrap_or_default();
         HeldModule { sha256: data_encoding::HEXLOWER.encode(&Sha256::digest(&wasm)), functions }
     });
     looked_at.await.ok()

@@ -16,8 +16,8 @@ use tokio::time::{sleep, timeout};
 use super::running::Running;
 use crate::content::PutError;
 use crate::control::handle::{SeedProgress, SeedRequest, SeedStage, Seeded};
-use crate::workload::module::{self, ModuleError, ModuleOptions};
 use crate::workload::replicas::StartError;
+use pollen_module::{ModuleError, ModuleOptions};
 
 /// How long nodes may take to make a new version ready before its publisher is told that it is still under way: modules
 /// of 64 MiB travel and compile within it, on small machines too.
@@ -215,7 +215,7 @@ async fn checked(request: &SeedRequest) -> Result<SeedVersion, Refusal> {
     let (wasm, options) = (request.module.clone(), ModuleOptions { memory_bytes: request.memory_bytes });
     let checking = tokio::task::spawn_blocking(move || {
         let digest = digest_of(&wasm);
-        module::merge(&wasm, &options).map(|_merged| digest)
+        pollen_module::merge(&wasm, &options).map(|_merged| digest)
     });
     let module = checking.await.map_err(|error| failed(format!("checking the module failed: {error}"), None))?;
     Ok(SeedVersion {

@@ -21,7 +21,6 @@ use tokio::time::{Instant, timeout_at};
 use wasmtime::{Extern, Global, Instance, InstancePre, Linker, Memory, Module, ModuleExport, Store, TypedFunc, Val};
 
 use super::engine::{Engine, Slots};
-use super::module;
 use super::{BODY_BYTES_MAX, CallError, Invocation, World};
 pub(super) use state::CallState;
 
@@ -72,15 +71,15 @@ impl Exports {
     pub(super) fn of(module: &Module) -> Result<Self, Incomplete> {
         let find = |name| module.get_export_index(name).ok_or(Incomplete(name));
         Ok(Self {
-            memory: find(module::MEMORY)?,
-            kernel: find(module::KERNEL)?,
-            alloc: find(module::ALLOC)?,
-            input: find(module::INPUT)?,
-            length: find(module::LENGTH)?,
-            output_offset: find(module::OUTPUT_OFFSET)?,
-            output_length: find(module::OUTPUT_LENGTH)?,
-            error_offset: find(module::ERROR_OFFSET)?,
-            memory_refused: find(module::MEMORY_REFUSED)?,
+            memory: find(pollen_module::MEMORY)?,
+            kernel: find(pollen_module::KERNEL)?,
+            alloc: find(pollen_module::ALLOC)?,
+            input: find(pollen_module::INPUT)?,
+            length: find(pollen_module::LENGTH)?,
+            output_offset: find(pollen_module::OUTPUT_OFFSET)?,
+            output_length: find(pollen_module::OUTPUT_LENGTH)?,
+            error_offset: find(pollen_module::ERROR_OFFSET)?,
+            memory_refused: find(pollen_module::MEMORY_REFUSED)?,
         })
     }
 }
@@ -98,8 +97,8 @@ pub(super) fn linker(engine: &wasmtime::Engine) -> HostResult<Linker<CallState>>
 fn initial_bytes(module: &Module) -> u64 {
     module
         .exports()
-        .filter(|export| [module::MEMORY, module::KERNEL].contains(&export.name()))
-        .filter_map(|export| Some(export.ty().memory()?.minimum().saturating_mul(module::PAGE_BYTES)))
+        .filter(|export| [pollen_module::MEMORY, pollen_module::KERNEL].contains(&export.name()))
+        .filter_map(|export| Some(export.ty().memory()?.minimum().saturating_mul(pollen_module::PAGE_BYTES)))
         .sum()
 }
 
@@ -117,7 +116,7 @@ impl Guest {
             slots: engine.slots_of(pre.clone(), Arc::clone(&exports)),
             exports,
             entries: functions.iter().filter_map(entry).collect(),
-            initialize: module.get_export_index(module::INITIALIZE),
+            initialize: module.get_export_index(pollen_module::INITIALIZE),
             initial_bytes: initial_bytes(module),
             id: version.id(),
             version: *version,

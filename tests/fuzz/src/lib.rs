@@ -1,4 +1,4 @@
-//! What each fuzz target does with its input: every decoder of bytes that a peer, a stranger or a script may send.
+//! What each fuzz target does with its input: every decoder of bytes that a peer or a stranger may send.
 //! Decoders must answer or refuse; what they accept must survive being written and read again.
 //! Invariant: [`TARGETS`] names every target, and each has a corpus of its name.
 
@@ -16,9 +16,7 @@ use pollen_common::wire::streams::payload::{Incoming, PAYLOAD_BYTES_MAX, framed}
 use pollen_common::wire::streams::service::{Header, datagram_prefix, session_number};
 use pollen_common::wire::streams::{Denial, call, decode_status};
 use pollen_common::wire::{Frames, Message};
-use pollen_daemon::control::api::{ConnectBody, InviteBody, ServeBody, SettingBody};
-use pollen_daemon::control::settings::parse_address;
-use pollen_daemon::workload::module::{ModuleOptions, merge};
+use pollen_module::{ModuleOptions, merge};
 
 /// A target: its name, and what it does with an input.
 pub type Target = (&'static str, fn(&[u8]));
@@ -27,7 +25,6 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     ("call_stream", call_stream),
     ("content_stream", content_stream),
-    ("control_body", control_body),
     ("delta", delta),
     ("entry", entry),
     ("exchange", exchange),
@@ -230,16 +227,6 @@ pub fn module(data: &[u8]) {
     if let Ok(merged) = merge(data, &options) {
         wasmparser::validate(&merged.wasm).expect("what merging gives is valid");
         assert_eq!(merge(data, &options), Ok(merged));
-    }
-}
-
-/// The bodies of requests to the control socket.
-pub fn control_body(data: &[u8]) {
-    let _serve = serde_json::from_slice::<ServeBody>(data);
-    let _connect = serde_json::from_slice::<ConnectBody>(data);
-    let _invite = serde_json::from_slice::<InviteBody>(data);
-    if let Ok(setting) = serde_json::from_slice::<SettingBody>(data) {
-        let _address = parse_address(&setting.value);
     }
 }
 

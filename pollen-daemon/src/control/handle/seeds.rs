@@ -13,7 +13,7 @@ use pollen_common::views::{Name, VersionId};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeedRequest {
     pub name: Name,
-    /// The module as it was built, not larger than [`crate::workload::MODULE_BYTES_MAX`].
+    /// The module as it was built, not larger than [`pollen_module::MODULE_BYTES_MAX`].
     pub module: Bytes,
     /// How many nodes shall be ready to serve it, at the least.
     pub min_replicas: u16,

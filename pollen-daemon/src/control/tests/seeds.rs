@@ -7,7 +7,8 @@ use super::*;
 use crate::control::api::SeedLine;
 use crate::control::call;
 use crate::status::sample;
-use crate::workload::{BODY_BYTES_MAX, MODULE_BYTES_MAX};
+use crate::workload::BODY_BYTES_MAX;
+use pollen_module::MODULE_BYTES_MAX;
 
 async fn publish(running: &Running, query: &str, module: &'static [u8]) -> Result<Vec<SeedLine>, Failure> {
     let mut lines = Vec::new();

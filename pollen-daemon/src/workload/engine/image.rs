@@ -14,8 +14,8 @@ use super::budget::Budget;
 use super::settings;
 use super::ticker::Ticker;
 use crate::workload::guest::{self, CallState, Exports, Incomplete};
-use crate::workload::module::Merged;
-use crate::workload::module::image::{ImageError, Imaging};
+use pollen_module::Merged;
+use pollen_module::image::{ImageError, Imaging};
 
 /// The longest that a start may take. Those of today's languages take a millisecond.
 const START_MAX: Duration = Duration::from_secs(10);

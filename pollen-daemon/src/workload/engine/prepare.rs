@@ -16,7 +16,7 @@ use wasmtime::Module;
 use super::cache::Found;
 use super::{Engine, TakeError, image, numbers};
 use crate::workload::guest::{Guest, Incomplete};
-use crate::workload::module::{self, MERGE_VERSION, ModuleError, ModuleOptions};
+use pollen_module::{MERGE_VERSION, ModuleError, ModuleOptions};
 
 /// Modules that are prepared at once: compiling takes a processor for a second, and calls need them too.
 const PREPARATIONS_MAX: usize = 2;
@@ -119,7 +119,7 @@ impl Engine {
     }
 
     fn compile(&self, name: &str, wasm: &[u8], version: &SeedVersion) -> Result<Compiled, PrepareError> {
-        let merged = module::merge(wasm, &ModuleOptions { memory_bytes: version.memory_bytes })?;
+        let merged = pollen_module::merge(wasm, &ModuleOptions { memory_bytes: version.memory_bytes })?;
         let merged = if version.image {
             numbers::count(&self.0.counters.images);
             image::take(merged, version.memory_bytes)?

@@ -7,7 +7,7 @@ use super::state::Refused;
 use super::{CallState, Ready};
 use crate::workload::CallError;
 use crate::workload::engine::STACK_BYTES_MAX;
-use crate::workload::module::KERNEL_BYTES_MAX;
+use pollen_module::KERNEL_BYTES_MAX;
 
 /// The most of a guest's message that travels with an error, in bytes.
 pub const MESSAGE_BYTES_MAX: u64 = 4096;

@@ -3,7 +3,7 @@
 use super::*;
 use crate::workload::BODY_BYTES_MAX;
 use crate::workload::engine::STACK_BYTES_MAX;
-use crate::workload::module::KERNEL_BYTES_MAX;
+use pollen_module::KERNEL_BYTES_MAX;
 
 const GREEDY: &str = r#"
   (func (export "fine") (result i32) (i32.const 0))

@@ -1,8 +1,8 @@
 //! Images: instances that begin where a start ended.
 
 use super::{Running, merged};
-use crate::workload::module::image::{ImageError, Imaging};
-use crate::workload::module::{INITIALIZE, Merged};
+use crate::image::{ImageError, Imaging};
+use crate::{INITIALIZE, Merged};
 
 fn imaged(text: &str) -> Merged {
     let merged = merged(text).expect("the test's module may be a seed");

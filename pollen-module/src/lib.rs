@@ -4,6 +4,7 @@
 //! nothing but the imports that it lists.
 
 mod check;
+#[cfg(feature = "image")]
 pub mod image;
 mod imports;
 mod kernel;
@@ -11,11 +12,13 @@ mod merge;
 mod open_code;
 mod sections;
 
-#[cfg(test)]
+#[cfg(all(test, feature = "image"))]
 mod tests;
 
 pub use merge::merge;
 
+/// The largest module that may be published, in bytes: what any node stores.
+pub const MODULE_BYTES_MAX: usize = pollen_common::wire::streams::content::CONTENT_BYTES_MAX;
 /// Bytes of a WebAssembly page.
 pub const PAGE_BYTES: u64 = 64 * 1024;
 /// The format of what [`merge`] gives: part of the compile cache's key, raised with any change of the output.

@@ -5,8 +5,7 @@ use wasmparser::{TypeRef, Validator, WasmFeatures};
 
 use super::imports::{Known, sentence};
 use super::sections::Sections;
-use super::{ModuleError, ModuleOptions, PAGE_BYTES, RESERVED};
-use crate::workload::MODULE_BYTES_MAX;
+use super::{MODULE_BYTES_MAX, ModuleError, ModuleOptions, PAGE_BYTES, RESERVED};
 
 const MAGIC: &[u8] = b"\0asm";
 const MODULE_VERSION: &[u8] = &[1, 0, 0, 0];

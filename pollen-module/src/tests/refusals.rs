@@ -4,8 +4,7 @@ use proptest::prelude::any;
 use proptest::{collection, proptest};
 
 use super::{OPTIONS, merged};
-use crate::workload::MODULE_BYTES_MAX;
-use crate::workload::module::{ModuleError, merge};
+use crate::{MODULE_BYTES_MAX, ModuleError, merge};
 
 fn refusal(text: &str) -> ModuleError {
     merged(text).expect_err("the module is refused")

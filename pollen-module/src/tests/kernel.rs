@@ -2,7 +2,7 @@
 //! inside a guest that calls them.
 
 use super::Running;
-use crate::workload::module::{ALLOC, ERROR_OFFSET, KERNEL_BYTES_MAX, LENGTH};
+use crate::{ALLOC, ERROR_OFFSET, KERNEL_BYTES_MAX, LENGTH};
 
 /// Each memory function twice: `NAME` is the kernel's own, `call_NAME` calls it from the guest's code.
 fn every_function() -> Running {

@@ -1,7 +1,7 @@
 //! The guest's memory: presized, yet by its own reckoning what it declared, and never over the limit.
 
 use super::{MIB, OPTIONS, Running, merged};
-use crate::workload::module::{MEMORY_SIZE, ModuleError, ModuleOptions, PAGE_BYTES, PRESIZE_BYTES, merge};
+use crate::{MEMORY_SIZE, ModuleError, ModuleOptions, PAGE_BYTES, PRESIZE_BYTES, merge};
 
 const GROWER: &str = r#"(module
     (memory (export "memory") 2)
@@ -86,7 +86,7 @@ fn bulk_operations_and_segments_stay_in_the_guests_memory() {
     let mut guest = Running::of(GROWER);
     guest.get("fill");
     guest.get("copy");
-    let memory = guest.memory(crate::workload::module::MEMORY);
+    let memory = guest.memory(crate::MEMORY);
     assert_eq!((memory[0], memory[65_535], memory[65_536], memory[65_537]), (9, 9, 9, 0));
 
     let mut guest = Running::of(
@@ -94,7 +94,7 @@ fn bulk_operations_and_segments_stay_in_the_guests_memory() {
             (func (export "f") (memory.init $p (i32.const 100) (i32.const 0) (i32.const 7)) (data.drop $p)))"#,
     );
     guest.get("f");
-    let memory = guest.memory(crate::workload::module::MEMORY);
+    let memory = guest.memory(crate::MEMORY);
     assert_eq!((&memory[5..11], &memory[100..107]), (&b"active"[..], &b"passive"[..]));
-    assert!(guest.memory(crate::workload::module::KERNEL).iter().all(|byte| *byte == 0));
+    assert!(guest.memory(crate::KERNEL).iter().all(|byte| *byte == 0));
 }

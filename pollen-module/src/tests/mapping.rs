@@ -228,7 +228,7 @@ fn other_custom_sections_are_left_out() {
     let mut wasm = wat::parse_str(r#"(module (@custom "secret" "bytes") (func (export "f")))"#).unwrap();
     wasm.extend([0, 9, 4]);
     wasm.extend(b"name\x01\xff\xff\xff");
-    let merged = crate::workload::module::merge(&wasm, &super::OPTIONS).unwrap();
+    let merged = crate::merge(&wasm, &super::OPTIONS).unwrap();
     assert!(!merged.wasm.windows(6).any(|window| window == b"secret"));
     Running::of_merged(&merged).get("f");
 }
