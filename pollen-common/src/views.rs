@@ -42,6 +42,8 @@ pub struct View {
     pub seeds: BTreeMap<Name, SeedInfo>,
     /// Online nodes that hold a module, by its hash: its owner, its replicas, and whoever still keeps it.
     pub holders: BTreeMap<Digest, BTreeSet<NodeKey>>,
+    /// Online nodes that still say they serve a version which no seed names any more: until they have heard of it.
+    pub retiring: BTreeMap<VersionId, BTreeSet<NodeKey>>,
     /// Services served without a name, reached by provider and port.
     pub unnamed: Vec<Provider>,
     /// Entries that do not count, each with its reason.

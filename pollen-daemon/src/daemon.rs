@@ -38,6 +38,7 @@ mod numbers;
 mod running;
 mod seeding;
 mod streams;
+mod unseeding;
 
 pub(crate) use leaving::LEAVE_MAX;
 use leaving::Leaving;

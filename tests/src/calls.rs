@@ -32,8 +32,18 @@ impl Call {
     /// A function of a seed with an input, and the retries and the patience that `pln call` has.
     #[must_use]
     pub fn of(seed: &str, function: &str, input: &[u8]) -> Self {
+        Self::with_retries(seed, function, input, 3)
+    }
+
+    /// The same, without another try elsewhere.
+    #[must_use]
+    pub fn once(seed: &str, function: &str, input: &[u8]) -> Self {
+        Self::with_retries(seed, function, input, 0)
+    }
+
+    fn with_retries(seed: &str, function: &str, input: &[u8], retries: u32) -> Self {
         let head = format!(
-            "POST /v1/calls/{seed}/{function}?timeout_ms=60000&retries=3 HTTP/1.1\r\nhost: pln\r\n\
+            "POST /v1/calls/{seed}/{function}?timeout_ms=60000&retries={retries} HTTP/1.1\r\nhost: pln\r\n\
              content-length: {}\r\n\r\n",
             input.len()
         );

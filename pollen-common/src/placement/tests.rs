@@ -47,6 +47,7 @@ fn view(nodes: impl IntoIterator<Item = NodeInfo>) -> View {
         services: BTreeMap::new(),
         seeds: BTreeMap::new(),
         holders: BTreeMap::new(),
+        retiring: BTreeMap::new(),
         unnamed: Vec::new(),
         refused: Vec::new(),
         roots: [Digest::ZERO; 4],

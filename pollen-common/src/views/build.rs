@@ -6,7 +6,7 @@ use super::contest::Contest;
 use super::entries::{Claim, SeedClaim};
 use super::judge::Judged;
 use super::links::Alive;
-use super::{Name, NodeInfo, SeedInfo, ServiceInfo, View};
+use super::{Name, NodeInfo, SeedInfo, ServiceInfo, VersionId, View};
 use crate::identity::{Digest, NodeKey};
 use crate::maps::{Document, Lane};
 use crate::roll::{Roll, Standing};
@@ -43,6 +43,7 @@ impl View {
             services: services.collect(),
             seeds: seeds.collect(),
             holders: holders(&judged, &alive),
+            retiring: retiring(&judged, &alive),
             roots: [roll.trie().root(), facts, live, state],
             document_bytes: document.size_bytes(),
             document_entries: Lane::ALL
@@ -100,6 +101,11 @@ fn holders(judged: &Judged<'_>, alive: &Alive) -> BTreeMap<Digest, BTreeSet<Node
     }
     holders.values_mut().for_each(|nodes| *nodes = online(alive, nodes));
     holders
+}
+
+fn retiring(judged: &Judged<'_>, alive: &Alive) -> BTreeMap<VersionId, BTreeSet<NodeKey>> {
+    let of = judged.hosts.retiring.iter().map(|(version, nodes)| (*version, online(alive, nodes)));
+    of.filter(|(_, nodes)| !nodes.is_empty()).collect()
 }
 
 fn online(alive: &Alive, nodes: &BTreeSet<NodeKey>) -> BTreeSet<NodeKey> {

@@ -32,6 +32,8 @@ pub(super) struct Hosts {
     /// name that they were said under.
     pub replicas: BTreeMap<Name, BTreeMap<VersionId, BTreeSet<NodeKey>>>,
     pub holding: BTreeMap<Digest, BTreeSet<NodeKey>>,
+    /// Who says that it serves a version which no claim names, whatever the name.
+    pub retiring: BTreeMap<VersionId, BTreeSet<NodeKey>>,
     /// Which versions a node cannot make ready.
     pub unable: BTreeMap<NodeKey, BTreeMap<VersionId, Inability>>,
     ready: BTreeMap<NodeKey, BTreeMap<VersionId, Name>>,
@@ -80,6 +82,9 @@ impl Hosts {
         let mut uncounted = Vec::new();
         for (author, ready) in core::mem::take(&mut self.ready) {
             for (version, said) in ready {
+                if !names.contains_key(&version) {
+                    self.retiring.entry(version).or_default().insert(author);
+                }
                 // One replica serves all seeds that name its version, whichever it was started for.
                 let under = match names.get(&version) {
                     Some(names) => &names[..],

@@ -11,7 +11,7 @@ use pollen_common::views::Name;
 
 use super::output::Output;
 use super::units;
-use crate::control::api::{Called, Done, SeedLine, SeededLine, StageLine};
+use crate::control::api::{Called, SeedLine, SeededLine, StageLine, UnseededAnswer};
 use crate::control::call;
 use crate::control::client::{Client, segment};
 use crate::control::failure::{Code, Failure};
@@ -139,7 +139,7 @@ fn shown(name: &str, step: &StageLine) -> String {
 
 /// Stop publishing a seed
 ///
-/// Calls that run finish; new ones are refused.
+/// Calls that run finish; new ones are refused. Returns once no node serves it.
 #[derive(Debug, clap::Args)]
 pub(super) struct Unseed {
     /// What `pln seed` published
@@ -150,8 +150,11 @@ pub(super) struct Unseed {
 impl Unseed {
     pub(super) async fn run(self, client: &Client, output: &mut Output<'_, '_>) -> Result<(), Failure> {
         let path = format!("/v1/seeds/{}", segment(&one(&self.seed)?));
-        let done: Done = client.exchange(Method::DELETE, &path, None::<&()>).await?;
-        output.answer(&done, || format!("no longer publishing {}", self.seed))
+        let unseeded: UnseededAnswer = client.exchange(Method::DELETE, &path, None::<&()>).await?;
+        if let Some(note) = &unseeded.note {
+            output.note(note);
+        }
+        output.answer(&unseeded, || format!("no longer publishing {}", self.seed))
     }
 }
 

@@ -14,7 +14,7 @@ use crate::control::handle::{EventRecord, Listener, Settings};
 use crate::status::label;
 
 mod seeds;
-pub use seeds::{Called, SeedLine, SeededLine, StageLine};
+pub use seeds::{Called, SeedLine, SeededLine, StageLine, UnseededAnswer};
 
 /// A protocol by its lower-case name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

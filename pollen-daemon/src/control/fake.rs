@@ -12,7 +12,7 @@ use tokio::sync::{broadcast, watch};
 
 use super::handle::{
     About, Answer, CallAnswer, CallFailure, CallRequest, Connect, Daemon, Disconnect, EventRecord, HeldModule,
-    Listener, Numbers, SeedProgress, SeedRequest, SeedStage, Seeded, Serve, ServiceRef, Settings, Subject,
+    Listener, Numbers, SeedProgress, SeedRequest, SeedStage, Seeded, Serve, ServiceRef, Settings, Subject, Unseeded,
 };
 use crate::status::sample;
 
@@ -153,9 +153,11 @@ impl Daemon for Fake {
         })
     }
 
-    fn unseed(&self, name: Name) -> Answer<'_, ()> {
+    fn unseed(&self, name: Name) -> Answer<'_, Unseeded> {
+        // One that another node does not let go of.
+        let still_served_by = if name.as_str() == "mine-that-lost" { vec![sample::key(2)] } else { Vec::new() };
         self.asked().unseeded.push(name);
-        Box::pin(async { Ok(()) })
+        Box::pin(async { Ok(Unseeded { still_served_by, calls_running: 0 }) })
     }
 
     /// Answers with its input, unless the function's name says otherwise.

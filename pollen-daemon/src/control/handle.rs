@@ -21,7 +21,7 @@ use tokio::sync::{broadcast, watch};
 mod seeds;
 pub use seeds::{
     CallAnswer, CallFailure, CallNumbers, CallRequest, ContentNumbers, EngineNumbers, EngineStanding, HeldModule,
-    Histogram, SeedNumbers, SeedProgress, SeedRef, SeedRequest, SeedStage, Seeded,
+    Histogram, SeedNumbers, SeedProgress, SeedRef, SeedRequest, SeedStage, Seeded, Unseeded,
 };
 
 /// The answer of a request that may wait.
@@ -59,8 +59,9 @@ pub trait Daemon: Send + Sync + 'static {
     /// Publishes a seed, or a new version of one; answered once it is ready as widely as it was asked for, or it is known
     /// why not. Carried through whether or not anyone still reads `progress`.
     fn seed(&self, request: SeedRequest, progress: watch::Sender<SeedProgress>) -> Answer<'_, Seeded>;
-    /// Stops publishing a seed; `NotFound` if this node does not.
-    fn unseed(&self, name: Name) -> Answer<'_, ()>;
+    /// Stops publishing a seed, and waits until no node serves it, or it is known which may; `NotFound` if this node
+    /// does not publish it.
+    fn unseed(&self, name: Name) -> Answer<'_, Unseeded>;
     /// Calls a function of a seed, wherever in the mesh it runs. Given up when the future is dropped.
     fn call(&self, request: CallRequest) -> BoxFuture<'_, Result<CallAnswer, CallFailure>>;
     /// What is known of a version's module; none if it is not on this node's disk.

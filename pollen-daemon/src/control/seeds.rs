@@ -15,7 +15,7 @@ use pollen_common::node::Refusal;
 use serde::Deserialize;
 use tokio::sync::{Semaphore, oneshot, watch};
 
-use super::api::{Done, SeedLine, StageLine};
+use super::api::{SeedLine, StageLine, UnseededAnswer};
 use super::failure::{Code, Failure};
 use super::handle::{SeedProgress, SeedRequest, SeedStage, Seeded};
 use super::http::Endless;
@@ -124,13 +124,13 @@ fn told(steps: watch::Receiver<SeedProgress>, end: End) -> impl Stream<Item = Se
     })
 }
 
-pub(super) async fn withdraw(State(api): Shared, Segment(target): Segment) -> Result<Json<Done>, Failure> {
+pub(super) async fn withdraw(State(api): Shared, Segment(target): Segment) -> Result<Json<UnseededAnswer>, Failure> {
     let view = api.daemon.view();
     let name = match (resolve::seed_name(&view, &target), target.parse()) {
         // A claim of this node's that does not count is in no table, and can be withdrawn all the same.
         (Err(failure), Ok(name)) if failure.code == Code::NotFound => name,
         (found, _) => found?,
     };
-    within(api.daemon.unseed(name)).await?;
-    Ok(Json(Done::YES))
+    let unseeded = within(api.daemon.unseed(name)).await?;
+    Ok(Json(UnseededAnswer::of(&api.daemon.view(), &unseeded)))
 }

@@ -20,6 +20,7 @@ use crate::content::Content;
 use crate::control::handle::{
     self, About, Answer, CallAnswer, CallFailure, CallRequest, Connect, Daemon, Disconnect, EventRecord, HeldModule,
     Listener, Numbers, PeerNumbers, SeedProgress, SeedRequest, Seeded, Serve, ServiceRef, SocketNumbers, Subject,
+    Unseeded,
 };
 use crate::control::size::show_mib;
 use crate::driver::{DriverHandle, clock};
@@ -380,7 +381,7 @@ impl Daemon for Running {
         carried_through(async move { node.start_seeding(request, progress).await })
     }
 
-    fn unseed(&self, name: Name) -> Answer<'_, ()> {
+    fn unseed(&self, name: Name) -> Answer<'_, Unseeded> {
         let node = self.clone();
         carried_through(async move { node.stop_seeding(name).await })
     }

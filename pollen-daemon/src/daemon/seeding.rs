@@ -1,5 +1,5 @@
-//! Publishing a seed, from its bytes to replicas that are ready, and withdrawing one. Owns the order: what can be wrong
-//! with a module shows before anything is published, and the module is on disk before the claim that names it.
+//! Publishing a seed, from its bytes to replicas that are ready. Owns the order: what can be wrong with a module shows
+//! before anything is published, and the module is on disk before the claim that names it.
 //! Invariant: an answer without a note means that the new version alone answers, as widely as it was asked for.
 
 use std::collections::BTreeSet;
@@ -11,7 +11,7 @@ use pollen_common::placement::{Presence, place_version};
 use pollen_common::views::{Inability, Name, SeedTerms, SeedVersion, View};
 use pollen_common::wire::streams::content::digest_of;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::running::Running;
 use crate::content::PutError;
@@ -26,14 +26,8 @@ const SPREAD_MAX: Duration = Duration::from_secs(60);
 /// How long to wait for somebody who may host at all: a node that has just started learns of the others within it.
 const ELIGIBLE_MAX: Duration = Duration::from_secs(5);
 
-/// How long a withdrawn seed's calls are waited for: some more than most seeds are given.
-const WITHDRAWN_MAX: Duration = Duration::from_secs(60);
-
 /// Nodes that are named to a publisher with what keeps them from making a seed ready: `pln why` has all.
 const UNABLE_SHOWN_MAX: usize = 4;
-
-/// How often to look whether they have ended.
-const WITHDRAWN_LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// How far a version has spread.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -187,26 +181,6 @@ impl Running {
             Err(_) => Some("another version still answers here and there: it is being let go".into()),
         };
         (last, note)
-    }
-
-    /// Withdraws a seed, and waits until none of its calls runs here.
-    pub(super) async fn stop_seeding(&self, name: Name) -> Result<(), Refusal> {
-        self.driver().command(Command::Unseed { name: name.clone() }).await?;
-        let hosted = &self.parts().hosted;
-        let gone = async {
-            // Another seed may have the same version, and keeps it.
-            while hosted.list().iter().any(|replica| replica.name == name && !self.is_named(&replica.version)) {
-                sleep(WITHDRAWN_LOOK_EVERY).await;
-            }
-        };
-        if timeout(WITHDRAWN_MAX, gone).await.is_err() {
-            tracing::warn!(%name, "calls of a withdrawn seed still run");
-        }
-        Ok(())
-    }
-
-    fn is_named(&self, version: &SeedVersion) -> bool {
-        self.driver().view().seeds.values().any(|seed| seed.versions.contains(version))
     }
 }
 

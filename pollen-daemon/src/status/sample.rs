@@ -105,6 +105,7 @@ pub(crate) fn view() -> View {
         nodes: nodes.into_iter().map(|node| (node.key, node)).collect(),
         seeds: [(hello.name.clone(), hello)].into(),
         holders: [(hello_version().module, [key(1), key(2)].into())].into(),
+        retiring: [].into(),
         services: [(api.name.clone(), api)].into(),
         unnamed: vec![Provider { node: key(2), protocol: Protocol::Udp, port: 5353 }],
         refused: vec![RefusedEntry {

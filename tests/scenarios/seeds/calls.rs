@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use tests::pln::{Pln, exit};
+use tests::calls::{Call, Caller};
+use tests::pln::Pln;
+use tests::pln::exit;
 use tests::seeds::{example, example_in_go};
 use tests::status::Status;
 use tests::traffic::{Server, pattern};
@@ -151,13 +153,17 @@ fn a_seed_is_called_by_its_hash_and_gone_when_it_is_unseeded() {
     assert_eq!(answer(away, hash, "greet", b"Ada"), "Hello, Ada!");
     assert_eq!(answer(away, &hash[..12], "greet", b"Ada"), "Hello, Ada!");
 
-    mesh.nodes[0].ok(&["unseed", "hello"]).unwrap();
-    let all: Vec<&Pln> = mesh.nodes.iter().collect();
-    settled(&all, "hello", 0, super::READY_DEADLINE);
-    assert!(Status::of(away).unwrap().seed("hello").unwrap().is_none());
-    for target in ["hello", hash] {
-        away.fails(exit::NOT_FOUND, &["call", target, "greet", "Ada"]).unwrap();
+    // Once the command has returned it is gone from every node, without another try.
+    let unseeded = mesh.nodes[0].json(&["unseed", "hello"]).unwrap();
+    assert_eq!(unseeded["still_served_by"], serde_json::json!([]), "{unseeded}");
+    for node in &mesh.nodes {
+        for target in ["hello", hash] {
+            let called = Caller::on(node).call(&Call::once(target, "greet", b"Ada")).unwrap();
+            assert_eq!(called.expect_err("it is gone").code, "not_found", "{target} from {}", node.host.name());
+        }
+        assert!(Status::of(node).unwrap().seed("hello").unwrap().is_none());
     }
+    away.fails(exit::NOT_FOUND, &["call", "hello", "greet", "Ada"]).unwrap();
 }
 
 #[test]

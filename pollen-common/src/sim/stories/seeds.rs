@@ -209,8 +209,12 @@ fn what_is_unseeded_stops_everywhere_and_only_its_owner_may() {
     assert_eq!(settled(&mut world, taken).expect_err("taken").kind, RefusalKind::Denied);
     no_gap(&world);
     ask(&mut world, 0, Command::Unseed { name: name("hello") }).expect("its own");
+    let retiring =
+        |world: &World| world.node(0).expect("up").view().retiring.values().map(BTreeSet::len).sum::<usize>();
+    assert_eq!(retiring(&world), 2, "the others have not heard of it");
     let took = until(&mut world, |world| world.served().is_empty());
     assert!(took < Duration::from_secs(2), "{took:?}");
+    until(&mut world, |world| retiring(world) == 0);
     assert!(world.node(3).expect("up").view().seeds.is_empty());
 }
 

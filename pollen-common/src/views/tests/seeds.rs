@@ -79,6 +79,8 @@ fn replicas_count_while_their_nodes_are_online_and_their_version_is_named() {
     assert_eq!(ready_on(&view, "hello", &version(9)), keys([4]), "it serves until it has heard of the new ones");
     let refused: Vec<_> = view.refused.iter().map(|entry| (entry.author, entry.reason.as_str())).collect();
     assert_eq!(refused, [(key(4), "no seed names this version")]);
+    let retiring = [version(3), version(9)].map(|version| (version.id(), [key(4)].into()));
+    assert_eq!(view.retiring, retiring.into(), "of any name");
     assert_eq!(ready_on(&world.view(3), "hello", &version(2)), keys([3]), "cork sees itself");
 }
 

@@ -73,6 +73,9 @@ fn unseed_takes_a_name_or_a_hash() {
         assert_eq!((answer.code, answer.out), (0, format!("no longer publishing {target}\n")));
     }
     assert_eq!(daemon.fake.asked().unseeded.len(), 2);
+    let lasting = daemon.pln(&["unseed", "mine-that-lost"]);
+    assert_eq!((lasting.code, &lasting.out[..]), (0, "no longer publishing mine-that-lost\n"));
+    assert!(lasting.err.contains("not confirmed yet by berlin"), "{}", lasting.err);
     assert_eq!(daemon.pln(&["unseed", "a/b"]).code, 2);
 }
 

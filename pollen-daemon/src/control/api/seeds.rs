@@ -1,10 +1,12 @@
 //! Seeds in the control API: what publishing answers, line by line, and what a call's answer is as JSON.
 //! Invariant: as of [`super`], fields are only ever added.
 
+use pollen_common::views::View;
 use serde::{Deserialize, Serialize};
 
 use crate::control::failure::Failure;
-use crate::control::handle::{SeedProgress, Seeded};
+use crate::control::handle::{SeedProgress, Seeded, Unseeded};
+use crate::status::{NodeRef, node_ref};
 
 /// One line of the answer of `POST /v1/seeds`: any number of steps, then how it ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +47,35 @@ pub struct SeededLine {
     pub floor: usize,
     /// What the publisher should know beside that.
     pub note: Option<String>,
+}
+
+/// A withdrawn seed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnseededAnswer {
+    pub ok: bool,
+    /// Nodes that are alive and have not said in time that they serve it no more; none once it is gone.
+    pub still_served_by: Vec<NodeRef>,
+    /// What the publisher should know beside that.
+    pub note: Option<String>,
+}
+
+impl UnseededAnswer {
+    /// The answer, in the names that `view` has for nodes.
+    #[must_use]
+    pub fn of(view: &View, unseeded: &Unseeded) -> Self {
+        let nodes: Vec<_> = unseeded.still_served_by.iter().map(|key| node_ref(view, *key)).collect();
+        let called: Vec<_> = nodes.iter().map(|node| node.name.as_deref().unwrap_or(&node.key)).collect();
+        let unconfirmed = (!called.is_empty())
+            .then(|| format!("not confirmed yet by {}: they serve it until they have heard of it", called.join(", ")));
+        let running = match unseeded.calls_running {
+            0 => None,
+            1 => Some("1 call of it still runs here".to_owned()),
+            many => Some(format!("{many} calls of it still run here")),
+        };
+        let notes: Vec<_> = unconfirmed.into_iter().chain(running).collect();
+        let note = (!notes.is_empty()).then(|| notes.join("; "));
+        Self { ok: true, still_served_by: nodes, note }
+    }
 }
 
 impl From<Seeded> for SeededLine {

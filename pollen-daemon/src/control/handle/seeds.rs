@@ -90,6 +90,15 @@ pub struct Seeded {
     pub note: Option<String>,
 }
 
+/// A withdrawn seed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unseeded {
+    /// Nodes that are alive and have not said in time that they serve it no more.
+    pub still_served_by: Vec<NodeKey>,
+    /// Calls of it that still ran here when they were no longer waited for.
+    pub calls_running: usize,
+}
+
 /// Which seed a call is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SeedRef {

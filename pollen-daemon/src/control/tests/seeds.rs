@@ -67,10 +67,14 @@ async fn what_is_no_seed_is_refused_before_its_body_is_read() {
 async fn a_seed_is_withdrawn_by_name_or_hash() {
     let running = start().await;
     let hash = sample::hello_version().module.to_string();
-    for target in ["hello", &hash[..8], "mine-that-lost"] {
+    let gone = json!({"ok": true, "still_served_by": [], "note": null});
+    for target in ["hello", &hash[..8]] {
         let path = format!("/v1/seeds/{target}");
-        assert_eq!(running.send(Method::DELETE, &path, json!(null)).await, Ok(json!({"ok": true})), "{target}");
+        assert_eq!(running.send(Method::DELETE, &path, json!(null)).await, Ok(gone.clone()), "{target}");
     }
+    let lasting = running.send(Method::DELETE, "/v1/seeds/mine-that-lost", json!(null)).await.expect("withdrawn");
+    assert_eq!(lasting["still_served_by"][0]["name"], "berlin");
+    assert_eq!(lasting["note"], "not confirmed yet by berlin: they serve it until they have heard of it");
     let unseeded: Vec<String> = running.fake.asked().unseeded.iter().map(ToString::to_string).collect();
     assert_eq!(unseeded, ["hello", "hello", "mine-that-lost"]);
     let odd = running.send(Method::DELETE, "/v1/seeds/-", json!(null)).await;

@@ -154,7 +154,8 @@ async fn a_seed_that_is_published_answers_until_it_is_withdrawn() {
     assert_eq!((&answer.output[..], answer.version), (&b"hello"[..], seeded.version));
     assert_eq!(node.numbers().seeds.replicas.get("ready"), Some(&1));
 
-    node.unseed("echo".parse().expect("a name")).await.expect("published");
+    let unseeded = node.unseed("echo".parse().expect("a name")).await.expect("published");
+    assert_eq!(unseeded, Unseeded::default());
     assert!(echoed(&node, "hello").await.is_err() && node.parts.hosted.list().is_empty());
 }
 

@@ -19,6 +19,7 @@ impl ViewBuilder {
             nodes: BTreeMap::new(),
             seeds: BTreeMap::new(),
             holders: BTreeMap::new(),
+            retiring: BTreeMap::new(),
             services: BTreeMap::new(),
             unnamed: Vec::new(),
             refused: Vec::new(),

@@ -93,6 +93,10 @@ async fn rounds(shared: &Arc<Shared>, ask: &Ask) -> Result<Done, Failure> {
             return result;
         }
     }
+    // It may have gone while it was asked for: then nobody refused.
+    if target::resolve(&shared.view(), &ask.target).is_none() {
+        return Err(Failure { ran: trail.ran, ..Failure::not_found(&ask.target) });
+    }
     let target = match &ask.target {
         SeedRef::Name(name) => name.to_string(),
         SeedRef::Module(module) => module.to_string(),
