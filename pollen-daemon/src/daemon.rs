@@ -32,6 +32,7 @@ use crate::workload::replicas::{REPORTS_WAITING_MAX, Replicas};
 
 mod addresses;
 mod announce;
+mod arriving;
 mod held;
 mod leaving;
 mod numbers;
@@ -217,8 +218,12 @@ async fn up(prepared: Prepared) -> Result<(), RunError> {
     let announcing = tokio::spawn(announce::keep_announced(running.clone()));
     tokio::spawn(replicas.keep_holding_known());
     tokio::spawn(content.clone().keep_tidy());
-    let notify = Notify::of_process();
-    notify.ready();
+    let notify = Arc::new(Notify::of_process());
+    let (views, ready) = (handle.views(), notify.clone());
+    let arriving = tokio::spawn(async move {
+        arriving::hosts_again(views, arriving::HOSTING_AGAIN_MAX).await;
+        ready.ready();
+    });
     tracing::info!(port, node = %handle.view().me, "up");
 
     let failed = tokio::select! {
@@ -227,6 +232,7 @@ async fn up(prepared: Prepared) -> Result<(), RunError> {
         () = stop_signals.next() => None,
     };
     announcing.abort();
+    arriving.abort();
     notify.stopping();
     let ended = match failed {
         Some(ended) => ended,

@@ -264,6 +264,18 @@ fn logs_are_shown_and_followed_and_the_journal_has_them_with_their_levels() {
 }
 
 #[test]
+fn a_seed_answers_as_soon_as_a_restart_has_returned_however_often() {
+    let Some((machine, [], _lab)) = booted([]) else { return };
+    installed_and_up(&machine);
+    seed(&machine, &example("hello"), "hello", &[]);
+    for _ in 0..12 {
+        machine.ok(&["pln", "restart"]).unwrap();
+        let answer = ask(&control(&machine), "hello", "greet", b"Ada").unwrap();
+        assert_eq!(answer.output, b"Hello, Ada!");
+    }
+}
+
+#[test]
 fn a_service_that_cannot_start_says_why_is_not_tried_again_and_can_be_removed() {
     let Some((machine, [], _lab)) = booted([]) else { return };
     installed_and_up(&machine);

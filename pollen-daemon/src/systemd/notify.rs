@@ -38,7 +38,7 @@ impl Notify {
         Ok(Self(Some((socket, address))))
     }
 
-    /// It answers on its control socket and takes part in the mesh.
+    /// It answers on its control socket, takes part in the mesh, and serves what it hosted before.
     pub fn ready(&self) {
         self.tell("READY=1\n");
     }

@@ -21,11 +21,9 @@ pub const STOP_TIMEOUT: Duration = Duration::from_secs(75);
 const _: () = assert!(LEAVE_MAX.as_secs() < STOP_TIMEOUT.as_secs(), "a stop that takes its time would be killed");
 /// How long a start may take: reading the state of a large cluster from a slow disk.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// The pause before a daemon that failed is started again.
+/// The pause before a daemon that failed is started again: one that fails each time costs a few percent of a core, for
+/// as long as what is wrong lasts.
 const RESTART_PAUSE: Duration = Duration::from_secs(2);
-/// A daemon that fails so often within [`RESTARTS_WITHIN`] will not get better by itself.
-const RESTARTS_MAX: u32 = 10;
-const RESTARTS_WITHIN: Duration = Duration::from_secs(300);
 /// Connections of a full mesh, listeners, and streams of services at their limits, with room.
 const FILES_MAX: u32 = 1 << 20;
 /// Threads: one for each core and a few beside them.
@@ -83,24 +81,19 @@ fn word(path: &Path) -> String {
 /// The unit that runs `program` on the state in `/var/lib/pln`.
 #[must_use]
 pub fn text(program: &Path) -> String {
-    [head(), service(program), privileges(), SANDBOX.to_owned(), INSTALL.to_owned()].join("\n")
+    [HEAD.to_owned(), service(program), privileges(), SANDBOX.to_owned(), INSTALL.to_owned()].join("\n")
 }
 
-fn head() -> String {
-    format!(
-        "\
+const HEAD: &str = "\
 # Written by `pln daemon install`, and again by the next one: changes belong in `systemctl edit pln`.
 
 [Unit]
 Description=Pollen mesh node
 Wants=network-online.target
 After=network-online.target
-StartLimitIntervalSec={}
-StartLimitBurst={RESTARTS_MAX}
-",
-        RESTARTS_WITHIN.as_secs(),
-    )
-}
+# Never given up: a full disk or a port in use may be mended by someone who does not know of this service.
+StartLimitIntervalSec=0
+";
 
 fn service(program: &Path) -> String {
     format!(
