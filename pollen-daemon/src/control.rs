@@ -22,6 +22,7 @@ pub mod http;
 pub mod invite;
 pub mod refused;
 pub mod resolve;
+pub mod seat;
 pub mod seeds;
 pub mod server;
 pub mod settings;

@@ -16,6 +16,7 @@ use bytes::BytesMut;
 use futures_util::FutureExt as _;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::failure::{Code, Failure};
@@ -94,6 +95,13 @@ impl App for Front {
             // What is left of its body is of no use.
             Err(Unanswered::Request(response)) => (response, After::Close),
         }
+    }
+
+    const SEATS: bool = true;
+
+    fn seat(&self, beginning: &[u8]) -> Option<Handle> {
+        let calls = beginning.strip_prefix(b"POST ").is_some_and(|target| target.starts_with(PATH.as_bytes()));
+        calls.then(|| self.calls.daemon.seat_of_callers()).flatten()
     }
 }
 

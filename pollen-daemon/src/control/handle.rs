@@ -16,6 +16,7 @@ use pollen_common::node::{Command, Event, EventKind, Refusal, Reply};
 use pollen_common::time::UnixMs;
 use pollen_common::views::name::NameError;
 use pollen_common::views::{Name, Protocol, SeedVersion, View};
+use tokio::runtime::Handle;
 use tokio::sync::{broadcast, watch};
 
 mod seeds;
@@ -64,6 +65,10 @@ pub trait Daemon: Send + Sync + 'static {
     fn unseed(&self, name: Name) -> Answer<'_, Unseeded>;
     /// Calls a function of a seed, wherever in the mesh it runs. Given up when the future is dropped.
     fn call(&self, request: CallRequest) -> BoxFuture<'_, Result<CallAnswer, CallFailure>>;
+    /// The runtime on which connections that call seeds are served best, if it is not the control socket's own.
+    fn seat_of_callers(&self) -> Option<Handle> {
+        None
+    }
     /// What is known of a version's module; none if it is not on this node's disk.
     fn held(&self, version: SeedVersion) -> Answer<'_, Option<HeldModule>>;
 

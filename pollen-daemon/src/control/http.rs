@@ -18,13 +18,14 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::refused::{Refused, Tally};
+use super::seat::{self, Socket};
 
 /// What a connection is read into, in bytes, unless a listener says otherwise: our heads take a few hundred.
 const BUFFER_BYTES: usize = 16 * 1024;
@@ -68,7 +69,7 @@ pub struct Endless;
 
 /// Where connections come from.
 pub trait Accept: Send + 'static {
-    type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    type Io: Socket;
     fn accept(&self) -> impl Future<Output = io::Result<Self::Io>> + Send;
 }
 
@@ -91,6 +92,14 @@ pub trait App: Clone + Send + Sync + 'static {
     /// The answer, and whether the connection may bring another request. One that takes longer than the listener's
     /// exchanges do says so to `pace`.
     fn answer(&self, request: Request<Incoming>, pace: &Pace) -> impl Future<Output = (Response, After)> + Send;
+
+    /// Whether [`seat`](Self::seat) is to be asked.
+    const SEATS: bool = false;
+
+    /// The runtime on which a connection that begins so is served best; where it was accepted, if there is none.
+    fn seat(&self, _beginning: &[u8]) -> Option<Handle> {
+        None
+    }
 }
 
 impl App for Router {
@@ -186,9 +195,9 @@ pub async fn serve(
         };
         match io {
             Ok(io) => {
-                let connection = connection(io, app.clone(), limits, Arc::clone(&refused), stop.clone());
+                let seated = seated(io, app.clone(), limits, Arc::clone(&refused), stop.clone());
                 connections.spawn(async move {
-                    connection.await;
+                    seated.await;
                     drop(place);
                 });
             }
@@ -201,6 +210,28 @@ pub async fn serve(
     let finish = async { while connections.join_next().await.is_some() {} };
     // What is still open after that (followers of events, callers between two calls) is cut when the set is dropped.
     let _ = tokio::time::timeout(DRAIN_TIMEOUT, finish).await;
+}
+
+/// Serves a connection where its app wants it served.
+async fn seated<A: App>(io: impl Socket, app: A, limits: Limits, refused: Arc<Tally>, stop: watch::Receiver<bool>) {
+    if !A::SEATS {
+        return connection(io, app, limits, refused, stop).await;
+    }
+    let mut stopping = stop.clone();
+    let beginning = tokio::select! {
+        beginning = tokio::time::timeout(limits.head, seat::beginning(&io)) => beginning,
+        _ = stopping.wait_for(|stop| *stop) => return,
+    };
+    // A connection that cannot be looked at cannot be served either: reading it finds out why.
+    let Ok(beginning) = beginning else { return refused.count(Refused::HeadSlow) };
+    let Some(runtime) = beginning.ok().and_then(|beginning| app.seat(&beginning)) else {
+        return connection(io, app, limits, refused, stop).await;
+    };
+    let Ok(io) = io.moved(&runtime) else { return refused.count(Refused::BrokenOff) };
+    // A set of one: it ends its task when it is dropped.
+    let mut there = JoinSet::new();
+    there.spawn_on(connection(io, app, limits, refused, stop), &runtime);
+    there.join_next().await;
 }
 
 /// What a connection's exchanges share.
@@ -216,7 +247,7 @@ struct Shared<A> {
 
 /// All exchanges of one connection.
 async fn connection(
-    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    io: impl Socket,
     app: impl App,
     limits: Limits,
     refused: Arc<Tally>,

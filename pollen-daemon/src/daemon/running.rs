@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use pollen_common::node::{Command, Refusal, RefusalKind, Reply};
 use pollen_common::time::UnixMs;
 use pollen_common::views::{Name, Protocol, SeedVersion, Target, View};
+use tokio::runtime::Handle;
 use tokio::sync::{broadcast, watch};
 
 use super::{announce, held, numbers};
@@ -388,6 +389,14 @@ impl Daemon for Running {
 
     fn call(&self, request: CallRequest) -> BoxFuture<'_, Result<CallAnswer, CallFailure>> {
         self.parts.calls.call(request).boxed()
+    }
+
+    fn seat_of_callers(&self) -> Option<Handle> {
+        match self.parts.machine.found() {
+            Some(Ok(engine)) => Some(engine.next_seat()),
+            // Guests run elsewhere: calls go to the mesh, whose thread their streams are on.
+            _ => Some(self.parts.mesh.runtime().clone()),
+        }
     }
 
     fn held(&self, version: SeedVersion) -> Answer<'_, Option<HeldModule>> {

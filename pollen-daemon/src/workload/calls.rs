@@ -40,6 +40,7 @@ pub use admission::Limits;
 use admission::Admission;
 use peers::Peers;
 use tally::{Placements, Tally};
+use target::Meanings;
 use wire::Room;
 use world::LogGate;
 
@@ -77,6 +78,7 @@ struct Shared {
     services: Services,
     admission: Admission,
     peers: Peers,
+    meanings: Meanings,
     room: Room,
     tally: Tally,
     placements: Placements,
@@ -115,6 +117,7 @@ impl Calls {
             services,
             admission: Admission::new(limits),
             peers: Peers::new(),
+            meanings: Meanings::default(),
             room: Room::new(),
             tally: Tally::default(),
             placements: Placements::default(),

@@ -17,7 +17,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use wasmtime::{InstancePre, Linker, Store};
+use tokio::runtime::Handle;
+use wasmtime::{InstancePre, Linker, Store, UpdateDeadline};
 
 use super::CallError;
 use super::guest::{self, CallState, Exports};
@@ -31,8 +32,9 @@ use prepare::Preparations;
 pub use prepare::PrepareError;
 pub use settings::{Instances, Reset, STACK_BYTES_MAX};
 use ticker::Ticker;
-pub(super) use warm::Slots;
 use warm::Warm;
+pub(super) use warm::{Counted, Slots, give_back};
+pub(super) use workers::Long;
 pub use workers::Task;
 use workers::Workers;
 
@@ -169,6 +171,13 @@ impl Engine {
         self.0.workers.spawn(future)
     }
 
+    /// The runtime of a worker, each in turn: what calls guests again and again is served there without a change of
+    /// thread.
+    #[must_use]
+    pub fn next_seat(&self) -> Handle {
+        self.0.workers.next_seat()
+    }
+
     /// The most calls at once.
     #[must_use]
     pub fn slots(&self) -> usize {
@@ -184,6 +193,11 @@ impl Engine {
     /// The worker that this thread is, if it is one.
     pub(super) fn here(&self) -> Option<usize> {
         self.0.workers.here()
+    }
+
+    /// Whether a call that begins on this worker had better begin on another.
+    pub(super) fn is_long(&self, worker: usize) -> bool {
+        self.0.workers.is_long(worker)
     }
 
     /// Where the slots are counted that a module's calls are in.
@@ -214,7 +228,10 @@ impl Engine {
         let mut store = Store::new(&self.0.wasmtime, state);
         store.limiter(CallState::limiter);
         store.set_epoch_deadline(1);
-        store.epoch_deadline_async_yield_and_update(1);
+        store.epoch_deadline_callback(|mut call| {
+            call.data_mut().ran_long();
+            Ok(UpdateDeadline::Yield(1))
+        });
         store
     }
 

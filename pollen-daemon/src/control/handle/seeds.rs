@@ -100,7 +100,7 @@ pub struct Unseeded {
 }
 
 /// Which seed a call is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SeedRef {
     /// The present version of a name.
     Name(Name),

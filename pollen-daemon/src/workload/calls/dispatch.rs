@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until};
 use super::attempt::{self, NotTaken, Outcome};
 use super::failure::Failure;
 use super::run::{self, Done};
-use super::target::{self, Resolved};
+use super::target::Resolved;
 use super::{Ask, Shared, name_of};
 use crate::control::handle::{CallAnswer, SeedRef};
 use crate::services::choose::{self, Candidate, Choice};
@@ -83,7 +83,7 @@ async fn rounds(shared: &Arc<Shared>, ask: &Ask) -> Result<Done, Failure> {
             back_off(shared, ask, round, &trail).await?;
         }
         let view = shared.view();
-        let found = target::resolve(&view, &ask.target).ok_or_else(|| Failure::not_found(&ask.target))?;
+        let found = shared.meanings.of(&view, &ask.target).ok_or_else(|| Failure::not_found(&ask.target))?;
         if ask.caller.path.contains(&found.id) {
             return Err(Failure::cycle());
         }

@@ -2,8 +2,9 @@
 //! nothing.
 //! Invariant: what a name means is decided by the view alone, so that every node that sees the same decides the same.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
+use std::sync::{Arc, Mutex};
 
 use pollen_common::identity::{Digest, NodeKey};
 use pollen_common::views::{Name, SeedInfo, SeedVersion, VersionId, View};
@@ -26,7 +27,7 @@ pub(super) struct Resolved {
 
 /// What `target` means in `view`, if anything. By name: the version that answers. By hash: any seed's version of the
 /// module, the one with the most ready replicas.
-pub(super) fn resolve(view: &View, target: &SeedRef) -> Option<Resolved> {
+fn resolve(view: &View, target: &SeedRef) -> Option<Resolved> {
     match target {
         SeedRef::Name(name) => view.seeds.get(name).map(|seed| resolved(seed, seed.current(), None)),
         SeedRef::Module(module) => view
@@ -48,6 +49,33 @@ fn resolved(seed: &SeedInfo, version: &SeedVersion, module: Option<Digest>) -> R
         (None, Some(_)) => BTreeSet::new(),
     };
     Resolved { name: seed.name.clone(), id, idempotent: version.idempotent, module, hosts }
+}
+
+/// What targets mean in the newest view that a call has seen: a thousand calls a second ask the same.
+#[derive(Default)]
+pub(super) struct Meanings(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    view: Option<Arc<View>>,
+    /// Only what the view has: as many as it has names and modules.
+    found: BTreeMap<SeedRef, Arc<Resolved>>,
+}
+
+impl Meanings {
+    /// As [`resolve`].
+    pub(super) fn of(&self, view: &Arc<View>, target: &SeedRef) -> Option<Arc<Resolved>> {
+        let mut known = self.0.lock().expect("nothing panics while it holds this lock");
+        if !known.view.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, view)) {
+            *known = Known { view: Some(Arc::clone(view)), found: BTreeMap::new() };
+        }
+        if let Some(found) = known.found.get(target) {
+            return Some(Arc::clone(found));
+        }
+        let found = Arc::new(resolve(view, target)?);
+        known.found.insert(target.clone(), Arc::clone(&found));
+        Some(found)
+    }
 }
 
 /// What this node may answer with in place of a version that it does not host: the caller's view may be older than

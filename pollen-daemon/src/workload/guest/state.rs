@@ -15,7 +15,7 @@ use wasmtime::ResourceLimiter;
 use super::Exports;
 use super::lines::Lines;
 use super::variables::Variables;
-use crate::workload::engine::Budget;
+use crate::workload::engine::{Budget, Long};
 use crate::workload::{Caller, Invocation, LogLevel, World};
 
 /// Messages of one call that reach the log, in bytes; what comes after them is counted, not kept.
@@ -37,6 +37,8 @@ pub(in crate::workload) struct CallState {
     log_full: bool,
     /// The first line on standard error: runtimes say there why they gave up.
     complaint: Option<String>,
+    /// It was interrupted because it computes at length.
+    long: Option<Long>,
 }
 
 impl CallState {
@@ -59,6 +61,14 @@ impl CallState {
             logged_bytes: 0,
             log_full: false,
             complaint: None,
+            long: None,
+        }
+    }
+
+    /// It has computed until it was interrupted: who comes now goes elsewhere, if there is less to do.
+    pub(in crate::workload) fn ran_long(&mut self) {
+        if self.long.is_none() {
+            self.long = Long::here();
         }
     }
 
