@@ -20,7 +20,7 @@ use pollen_common::views::{SeedVersion, VersionId};
 use tokio::time::{Instant, timeout_at};
 use wasmtime::{Extern, Global, Instance, InstancePre, Linker, Memory, Module, ModuleExport, Store, TypedFunc, Val};
 
-use super::engine::{Engine, Slots};
+use super::engine::{Counted, Engine, Slots, give_back};
 use super::{BODY_BYTES_MAX, CallError, Invocation, World};
 pub(super) use state::CallState;
 
@@ -155,13 +155,13 @@ impl Guest {
         self.0.calls.load(Ordering::Relaxed)
     }
 
-    /// Calls a function in a fresh instance, on a worker thread: on this one if it is a worker, else on the one that has
-    /// the least to do. Ends when the guest does, at its time limit, or at the deadline, whichever comes first; dropping
+    /// Calls a function in a fresh instance, on a worker thread: on this one if it is a worker on which nothing computes
+    /// at length, else on the one that has the least to do. Ends when the guest does, at its time limit, or at the deadline, whichever comes first; dropping
     /// the future stops the guest.
     pub async fn call(&self, invocation: Invocation, world: Arc<dyn World>) -> Result<Bytes, CallError> {
         let ready = Arc::clone(&self.0);
         let engine = self.0.engine.clone();
-        let outcome = match engine.here() {
+        let outcome = match engine.here().filter(|worker| !engine.is_long(*worker)) {
             Some(worker) => ready.call(worker, invocation, world).await,
             None => {
                 let workers = engine.clone();
@@ -200,13 +200,13 @@ impl Ready {
             return Err(CallError::Deadline);
         }
         let _place = self.engine.admit(self.initial_bytes)?;
-        let _counted = self.slots.count(worker);
+        let counted = self.slots.count(worker);
         self.engine.sweep_later(worker);
         self.calls.fetch_add(1, Ordering::Relaxed);
         let state = CallState::new(invocation, world, self.id, Arc::clone(&self.exports), self.engine.budget());
         let mut store = self.engine.store(state);
         let end = deadline.min(now + own_limit);
-        let result = timeout_at(end, self.run(&mut store, entry, input)).await;
+        let result = timeout_at(end, self.run(&mut store, entry, input, &counted)).await;
         store.data_mut().finish_lines();
         match result {
             Ok(result) => result,
@@ -215,7 +215,13 @@ impl Ready {
         }
     }
 
-    async fn run(&self, store: &mut Store<CallState>, entry: ModuleExport, input: Bytes) -> Result<Bytes, CallError> {
+    async fn run(
+        &self,
+        store: &mut Store<CallState>,
+        entry: ModuleExport,
+        input: Bytes,
+        counted: &Counted<'_>,
+    ) -> Result<Bytes, CallError> {
         let instance = match self.pre.instantiate_async(&mut *store).await {
             Ok(instance) => instance,
             Err(error) => return Err(self.start_failure(&error, store)),
@@ -238,9 +244,13 @@ impl Ready {
             return Err(CallError::OutputTooLarge { bytes: length, max: BODY_BYTES_MAX });
         }
         let kernel = memory(store, &instance, &exports.kernel).data(&*store);
-        blocks::range(kernel, offset, length)
+        let output = blocks::range(kernel, offset, length)
             .map(Bytes::copy_from_slice)
-            .ok_or_else(|| CallError::Trap("its output lies outside of its memory".into()))
+            .ok_or_else(|| CallError::Trap("its output lies outside of its memory".into()))?;
+        if counted.is_to_be_emptied(input.len() + output.len()) {
+            give_back(store, &instance, exports);
+        }
+        Ok(output)
     }
 
     /// Initialises, hands over the input and calls the function; gives what it returned.

@@ -4,16 +4,18 @@
 //! megabytes for ever after one busy second. wasmtime has no way to empty a slot that is not in use, so it is put to
 //! use: as many instances as ran at once are made again, which takes those very slots (the last used first), their
 //! memory is given back, and they are dropped without having run.
+//! What a large call touched, every later call in the same slot would clear again, for many times what a small call takes:
+//! so it goes back to the kernel once small calls have followed.
 //! Invariant: only memory of instances that are held here is given back.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pollen_common::identity::Digest;
 use pollen_common::views::VersionId;
 use tokio::time::{Instant, timeout};
-use wasmtime::{Extern, InstancePre, ModuleExport, Store};
+use wasmtime::{Extern, InstancePre, Store};
 
 use super::{Engine, Instances};
 use crate::workload::guest::{CallState, Exports};
@@ -24,6 +26,11 @@ const SWEEP_AFTER: Duration = Duration::from_secs(15);
 const SWEEP_PIECE: usize = 16;
 /// The longest that one sweep of a module may take: instances may run a start function of their own.
 const SWEEP_MAX: Duration = Duration::from_secs(2);
+/// Input and output from which on a call is large: a small one clears what that touched in about the time that it runs.
+const LARGE_BYTES: usize = 64 * 1024;
+/// Small calls in a row after which the memory of a large one is given back: where both come in turns, both are better
+/// off with it.
+const SMALL_IN_A_ROW: u8 = 4;
 
 /// What each worker has to sweep.
 pub(in crate::workload) struct Warm {
@@ -45,6 +52,8 @@ pub(in crate::workload) struct Slots {
 struct AtWorker {
     now: AtomicUsize,
     peak: AtomicUsize,
+    /// Small calls until the memory of a large one is given back; zero where none was.
+    small_left: AtomicU8,
 }
 
 /// A call that is counted, until it is dropped.
@@ -78,6 +87,20 @@ impl Slots {
         let now = at.now.fetch_add(1, Ordering::Relaxed) + 1;
         at.peak.fetch_max(now, Ordering::Relaxed);
         Counted(at)
+    }
+}
+
+impl Counted<'_> {
+    /// Whether the call, of so many bytes of input and output, is to give its memory back rather than leave it in its
+    /// slot.
+    pub(in crate::workload) fn is_to_be_emptied(&self, bytes: usize) -> bool {
+        // No other thread has calls at this worker.
+        let left = self.0.small_left.load(Ordering::Relaxed);
+        let now = if bytes >= LARGE_BYTES { SMALL_IN_A_ROW } else { left.saturating_sub(1) };
+        if now != left {
+            self.0.small_left.store(now, Ordering::Relaxed);
+        }
+        now == 0 && left > 0
     }
 }
 
@@ -155,22 +178,45 @@ impl Engine {
             );
             let mut store = self.store(state);
             let Ok(instance) = slots.pre.instantiate_async(&mut store).await else { return true };
-            for export in [slots.exports.memory, slots.exports.kernel] {
-                give_back(&mut store, &instance, &export);
-            }
+            give_back(&mut store, &instance, &slots.exports);
             held.push((store, place));
         }
         true
     }
 }
 
-/// Unmaps the pages of an instance's memory: they are as they were at its start when they are next touched.
-fn give_back(store: &mut Store<CallState>, instance: &wasmtime::Instance, export: &ModuleExport) {
-    let Some(Extern::Memory(memory)) = instance.get_module_export(&mut *store, export) else { return };
-    let bytes = memory.data_mut(&mut *store);
+/// Unmaps the pages of an instance's memories: they are as they were at its start when they are next touched.
+pub(in crate::workload) fn give_back(store: &mut Store<CallState>, instance: &wasmtime::Instance, exports: &Exports) {
+    for export in [exports.memory, exports.kernel] {
+        let Some(Extern::Memory(memory)) = instance.get_module_export(&mut *store, &export) else { continue };
+        unmap(memory.data_mut(&mut *store));
+    }
+}
+
+fn unmap(bytes: &mut [u8]) {
     // SAFETY: the range is a linear memory of an instance that this function's caller holds and nothing else refers to;
     // wasmtime maps linear memories from the start of a page on, and the kernel refuses a range that does not begin at
     // one. Pages become zero, or those of the module's image again: valid contents for bytes either way.
     // A refusal leaves the memory resident, which is no fault.
     unsafe { libc::madvise(bytes.as_mut_ptr().cast(), bytes.len(), libc::MADV_DONTNEED) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of calls with so many bytes, one after the other: which give their memory back.
+    fn emptied(calls: &[usize]) -> Vec<bool> {
+        let at = AtWorker::default();
+        calls.iter().map(|&bytes| Counted(&at).is_to_be_emptied(bytes)).collect()
+    }
+
+    #[test]
+    fn memory_is_given_back_once_after_a_large_call_and_only_when_small_ones_follow() {
+        let (small, large) = (100, LARGE_BYTES);
+        assert_eq!(emptied(&[small; 6]), [false; 6]);
+        assert_eq!(emptied(&[large; 6]), [false; 6]);
+        assert_eq!(emptied(&[large, small, large, small, large, small]), [false; 6]);
+        assert_eq!(emptied(&[large, small, small, small, small, small]), [false, false, false, false, true, false]);
+    }
 }

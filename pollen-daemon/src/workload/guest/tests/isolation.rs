@@ -96,3 +96,18 @@ async fn slots_are_as_new_after_their_memory_went_back_to_the_kernel() {
     assert!(after < kept / 4, "{kept} bytes were kept, {after} after the sweep");
     assert_eq!(call(&guest, "look", b"").await.as_deref(), Ok(&b"fine"[..]));
 }
+
+#[tokio::test]
+async fn what_a_large_call_touched_is_given_back_when_small_ones_follow() {
+    let stage = Stage::new();
+    let guest = stage.guest(&text("", SOILER)).await;
+    call(&guest, "soil", b"secret").await.expect("it soils");
+    let kept = stage.engine.numbers().kept_bytes;
+    call(&guest, "look", b"").await.expect("it looks");
+    assert!(stage.engine.numbers().kept_bytes > kept / 2, "another large one may follow");
+    for _ in 0..8 {
+        assert_eq!(call(&guest, "look", b"").await.as_deref(), Ok(&b"fine"[..]));
+    }
+    let after = stage.engine.numbers().kept_bytes;
+    assert!(after < kept / 4, "{kept} bytes were kept, {after} after small calls");
+}
