@@ -35,6 +35,7 @@ mod announce;
 mod arriving;
 mod held;
 mod leaving;
+mod memory;
 mod numbers;
 mod running;
 mod seeding;
@@ -97,19 +98,10 @@ struct Prepared {
 /// # Errors
 /// [`RunError`]; the state is sound whatever happens.
 pub fn run(dir: &Path, options: UpOptions) -> Result<(), RunError> {
-    bound_memory();
+    memory::set_up();
     let prepared = prepare(dir, options)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("the runtime"))?;
     runtime.block_on(up(prepared))
-}
-
-/// Each thread's own arena would keep what it once used; the few threads here do not contend for memory.
-fn bound_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: called before any other thread exists; the call only sets an option of the allocator.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 1);
-    }
 }
 
 /// Keeps options for the next start, without starting.
@@ -218,6 +210,7 @@ async fn up(prepared: Prepared) -> Result<(), RunError> {
     let announcing = tokio::spawn(announce::keep_announced(running.clone()));
     tokio::spawn(replicas.keep_holding_known());
     tokio::spawn(content.clone().keep_tidy());
+    tokio::spawn(memory::keep_trimmed());
     let notify = Arc::new(Notify::of_process());
     let (views, ready) = (handle.views(), notify.clone());
     let arriving = tokio::spawn(async move {
