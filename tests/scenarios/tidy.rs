@@ -21,7 +21,7 @@ fn files_below(dir: &Path, extension: &str) -> Vec<PathBuf> {
 }
 
 fn sources() -> Vec<PathBuf> {
-    let crates = ["pollen-common", "pollen-daemon", "pollen-ebpf", "pollen-module", "xtask", "tests"];
+    let crates = ["pollen-common", "pollen-daemon", "pollen-ebpf", "xtask", "tests"];
     crates.iter().flat_map(|name| files_below(&Path::new(TREE).join(name), "rs")).collect()
 }
 

@@ -94,7 +94,7 @@ async fn rounds(shared: &Arc<Shared>, ask: &Ask) -> Result<Done, Failure> {
         }
     }
     // It may have gone while it was asked for: then nobody refused.
-    if target::resolve(&shared.view(), &ask.target).is_none() {
+    if shared.meanings.of(&shared.view(), &ask.target).is_none() {
         return Err(Failure { ran: trail.ran, ..Failure::not_found(&ask.target) });
     }
     let target = match &ask.target {
