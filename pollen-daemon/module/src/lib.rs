@@ -22,7 +22,7 @@ pub const MODULE_BYTES_MAX: usize = pollen_common::wire::streams::content::CONTE
 /// Bytes of a WebAssembly page.
 pub const PAGE_BYTES: u64 = 64 * 1024;
 /// The format of what [`merge`] gives: part of the compile cache's key, raised with any change of the output.
-pub const MERGE_VERSION: u32 = 2;
+pub const MERGE_VERSION: u32 = 3;
 /// The most bytes of Extism blocks in one instance: input, output, and what host functions bring. As `kernel.wat` says.
 pub const KERNEL_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// What a guest's memory has beyond its initial size from the start, so that allocators ask the kernel for nothing:

@@ -63,13 +63,27 @@ fn a_block_has_the_length_it_was_asked_for_and_keeps_what_is_stored() {
 #[test]
 fn nothing_and_too_much_are_offset_zero() {
     both_ways(|guest, name| {
-        for length in [0, -1, i64::MIN, i64::MAX, 1 << 31, 1 << 32, (1 << 32) + 16, KERNEL_BYTES_MAX.cast_signed()] {
+        assert_eq!(guest.call(&name("alloc"), &[0]).unwrap(), 0);
+        for length in [-1, i64::MIN, i64::MAX, 1 << 31, 1 << 32, (1 << 32) + 16, KERNEL_BYTES_MAX.cast_signed()] {
             assert_eq!(guest.call(&name("alloc"), &[length]).unwrap(), 0, "{length}");
             assert_eq!(guest.call(ALLOC, &[length]).unwrap(), 0, "{length}");
         }
         assert_ne!(guest.call(&name("alloc"), &[100 << 20]).unwrap(), 0, "below the bound there is room");
         assert_eq!(guest.call(&name("alloc"), &[100 << 20]).unwrap(), 0, "but not twice");
         assert_ne!(guest.call(&name("alloc"), &[20 << 20]).unwrap(), 0, "and a refusal spoils nothing");
+    });
+}
+
+#[test]
+fn nothing_of_the_hosts_is_a_block_without_length() {
+    both_ways(|guest, name| {
+        let empty = guest.call(ALLOC, &[0]).unwrap();
+        assert_ne!(empty, 0);
+        assert_eq!(guest.call(LENGTH, &[empty]).unwrap(), 0);
+        let next = guest.call(&name("alloc"), &[16]).unwrap();
+        assert!(next != empty && (next - empty).abs() >= 32, "it is a block of its own, with its header");
+        guest.call(&name("free"), &[empty]).unwrap();
+        assert_eq!(guest.call(ALLOC, &[0]).unwrap(), empty, "it is freed like any other");
     });
 }
 

@@ -30,7 +30,10 @@ fn define_variables(linker: &mut Linker<CallState>) -> HostResult<()> {
         Box::new(async move {
             let key = blocks::read(&mut caller, key, "the name of a variable", VARIABLE_BYTES_MAX).await?;
             let value = caller.data().variables.value(&key).map(<[u8]>::to_vec);
-            blocks::write(&mut caller, &value.unwrap_or_default()).await
+            match value {
+                Some(value) => blocks::write(&mut caller, &value).await,
+                None => Ok(0),
+            }
         })
     })?;
     linker.func_wrap_async(MODULE, "var_set", |mut caller: Caller<'_, CallState>, (key, value): (i64, i64)| {
