@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use meter::{Bell, Run, Start};
 use pollen_common::identity::{Digest, NodeKey};
-use pollen_common::views::{SeedVersion, VersionId};
+use pollen_common::views::SeedVersion;
 use pollen_daemon::workload::engine::{Engine, EngineConfig};
 use pollen_daemon::workload::guest::Guest;
 use pollen_daemon::workload::{Caller, Invocation, LogLevel, World};
@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Nowhere;
 
 impl World for Nowhere {
-    fn request(&self, _: &Invocation, _: VersionId, _: String, _: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+    fn request(&self, _: &Invocation, _: String, _: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
         Box::pin(std::future::ready(Err("there is no mesh here".to_owned())))
     }
 

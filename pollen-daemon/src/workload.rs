@@ -19,7 +19,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use pollen_common::identity::NodeKey;
-use pollen_common::views::{Name, VersionId};
+use pollen_common::views::Name;
+use pollen_common::wire::streams::call::Step;
 use tokio::time::Instant;
 
 /// The most bytes that a call may bring or answer with. A guest also needs the memory for them.
@@ -32,8 +33,8 @@ pub struct Caller {
     pub peer: NodeKey,
     /// Its properties by the roll.
     pub attributes: BTreeMap<String, String>,
-    /// The versions that the call came through, the first one first; the one that runs now is not among them.
-    pub path: Vec<VersionId>,
+    /// The seeds that the call came through, the first one first; the one that runs now is not among them.
+    pub path: Vec<Step>,
 }
 
 /// One call of one function.
@@ -60,13 +61,7 @@ pub enum LogLevel {
 /// What a running guest may ask of the world around it.
 pub trait World: Send + Sync + 'static {
     /// A request to another seed or a service, by URI. `None` to the guest is any failure; the reason is for the log.
-    fn request(
-        &self,
-        invocation: &Invocation,
-        version: VersionId,
-        uri: String,
-        input: Bytes,
-    ) -> BoxFuture<'static, Result<Bytes, String>>;
+    fn request(&self, invocation: &Invocation, uri: String, input: Bytes) -> BoxFuture<'static, Result<Bytes, String>>;
 
     /// A line that the guest wrote.
     fn log(&self, invocation: &Invocation, level: LogLevel, message: &str);

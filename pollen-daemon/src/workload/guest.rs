@@ -203,7 +203,7 @@ impl Ready {
         let counted = self.slots.count(worker);
         self.engine.sweep_later(worker);
         self.calls.fetch_add(1, Ordering::Relaxed);
-        let state = CallState::new(invocation, world, self.id, Arc::clone(&self.exports), self.engine.budget());
+        let state = CallState::new(invocation, world, Arc::clone(&self.exports), self.engine.budget());
         let mut store = self.engine.store(state);
         let end = deadline.min(now + own_limit);
         let result = timeout_at(end, self.run(&mut store, entry, input, &counted)).await;

@@ -114,8 +114,9 @@ fn seeds_ask_seeds_and_services_and_hand_their_callers_on() {
     let Some(mesh) = Mesh::new() else { return };
     let hosts = mesh.seed(&example("relay"), "relay", &["--timeout", "20s"], FLOOR);
     mesh.seed(&example("hello"), "hello", &[], FLOOR);
-    // The same module under another name and another limit is another version, so a call may pass through both.
-    mesh.seed(&example("relay"), "next", &["--timeout", "19s"], FLOOR);
+    // The same module with the same limits under another name is another seed, so a call may pass through both.
+    mesh.seed(&example("relay"), "next", &["--timeout", "20s"], FLOOR);
+    mesh.seed(&example("echo"), "echo", &[], FLOOR);
     let away = mesh.outsider(&hosts);
     let server = Server::tcp_echo(&mesh.nodes[1].host, 0).unwrap();
     mesh.nodes[1].ok(&["serve", &server.port.to_string(), "mirror"]).unwrap();
@@ -128,6 +129,9 @@ fn seeds_ask_seeds_and_services_and_hand_their_callers_on() {
     let known = || ask(away, "relay", "ask", &far).map_err(|failure| format!("{failure:?}"));
     let (said, _) = tests::patience::eventually("the service is known", super::READY_DEADLINE, known).unwrap();
     assert_eq!(said.output, b"anyone?");
+    assert_eq!(answer(away, "relay", "ask", &relayed(&["pln://seed/echo/echo"], "")), "", "nothing is an answer too");
+    let circle = relayed(&["pln://seed/next/ask", "pln://seed/relay/ask", "pln://seed/hello/greet"], "Ada");
+    ask(away, "relay", "ask", &circle).unwrap_err();
     let failure = ask(away, "relay", "ask", &relayed(&["pln://seed/nobody/greet"], "")).unwrap_err();
     assert!(failure.message.contains("gave no answer"), "{failure:?}");
 

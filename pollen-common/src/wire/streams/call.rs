@@ -13,7 +13,7 @@ use crate::views::{Name, VersionId};
 
 /// The only version of the header so far.
 pub const VERSION: u32 = 1;
-/// The longest header: sixteen versions of a path take 544 bytes, a delegation some 300 a step.
+/// The longest header: sixteen names of a path take 1040 bytes, a delegation some 300 a step.
 pub const HEADER_BYTES_MAX: usize = 4096;
 /// The longest name of a function, in bytes.
 pub const FUNCTION_BYTES_MAX: usize = 255;
@@ -21,6 +21,38 @@ pub const FUNCTION_BYTES_MAX: usize = 255;
 pub const CALL_DEPTH_MAX: usize = 16;
 /// How often one call may be passed on by tail calls before it counts as running in circles.
 pub const HOPS_MAX: u8 = 32;
+
+/// A seed that waits for a call of its own, by what it was called: two names that stand for the same module are two
+/// seeds, and a new version of a name is not another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    Seed(Name),
+    /// It was called by the hash of its module.
+    Module(Digest),
+}
+
+impl<C> minicbor::Encode<C> for Step {
+    fn encode<W: minicbor::encode::Write>(
+        &self,
+        e: &mut minicbor::Encoder<W>,
+        ctx: &mut C,
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
+        match self {
+            Self::Seed(name) => e.str(name.as_str())?.ok(),
+            Self::Module(module) => module.encode(e, ctx),
+        }
+    }
+}
+
+impl<'b, C> minicbor::Decode<'b, C> for Step {
+    fn decode(d: &mut minicbor::Decoder<'b>, ctx: &mut C) -> Result<Self, minicbor::decode::Error> {
+        if d.datatype()? != minicbor::data::Type::String {
+            return Digest::decode(d, ctx).map(Self::Module);
+        }
+        let name = d.str()?.parse();
+        name.map(Self::Seed).map_err(|_| minicbor::decode::Error::message("a step that is no name"))
+    }
+}
 
 /// What a call asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,8 +66,8 @@ pub struct Header {
     pub function: String,
     /// How long the caller waits, in milliseconds.
     pub remaining_ms: u32,
-    /// The versions that wait for this call, the first one first.
-    pub path: Vec<VersionId>,
+    /// The seeds that wait for this call, the first one first.
+    pub path: Vec<Step>,
     /// Tail calls so far.
     pub hops: u8,
     /// Who called first, where that is not the sender. Proved by a delegation alone, so it counts for nothing yet.
@@ -59,7 +91,7 @@ struct Wire<'b> {
     #[n(5)]
     remaining_ms: u32,
     #[n(7)]
-    path: Option<Vec<Digest>>,
+    path: Option<Vec<Step>>,
     #[n(8)]
     hops: Option<u8>,
     #[n(9)]
@@ -93,7 +125,7 @@ impl Header {
             module: self.module,
             function: &self.function,
             remaining_ms: self.remaining_ms,
-            path: (!self.path.is_empty()).then(|| self.path.iter().map(|version| version.0).collect()),
+            path: (!self.path.is_empty()).then(|| self.path.clone()),
             hops: (self.hops > 0).then_some(self.hops),
             origin: self.origin,
         }
@@ -118,7 +150,7 @@ impl Header {
             module: wire.module,
             function: wire.function.to_owned(),
             remaining_ms: wire.remaining_ms,
-            path: path.into_iter().map(VersionId).collect(),
+            path,
             hops: wire.hops.unwrap_or_default(),
             origin: wire.origin,
         })
@@ -134,6 +166,10 @@ mod tests {
 
     fn version(byte: u8) -> VersionId {
         VersionId(Digest([byte; 32]))
+    }
+
+    fn step(name: &str) -> Step {
+        Step::Seed(name.parse().expect("a name"))
     }
 
     fn simple() -> Header {
@@ -153,7 +189,7 @@ mod tests {
     fn the_described_bytes_are_the_ones_that_are_sent() {
         let nested = Header {
             module: Some(Digest([0xbb; 32])),
-            path: alloc::vec![version(0xcc)],
+            path: alloc::vec![Step::Module(Digest([0xcc; 32])), step("relay")],
             hops: 1,
             origin: Some(NodeKey([0xdd; 32])),
             ..simple()
@@ -178,7 +214,7 @@ mod tests {
 
     #[test]
     fn what_exceeds_its_bounds_is_no_header() {
-        let path = alloc::vec![version(1); CALL_DEPTH_MAX + 1];
+        let path = alloc::vec![step("s"); CALL_DEPTH_MAX + 1];
         for bad in [
             Header { function: String::new(), ..simple() },
             Header { function: "f".repeat(FUNCTION_BYTES_MAX + 1), ..simple() },
@@ -192,7 +228,7 @@ mod tests {
         let longest = Header {
             seed: "s".repeat(63).parse().expect("a name"),
             function: "f".repeat(FUNCTION_BYTES_MAX),
-            path: alloc::vec![version(1); CALL_DEPTH_MAX],
+            path: alloc::vec![step(&"s".repeat(63)); CALL_DEPTH_MAX],
             module: Some(Digest([1; 32])),
             origin: Some(NodeKey([1; 32])),
             ..simple()
@@ -213,7 +249,11 @@ mod tests {
             function in "\\PC{1,60}", remaining_ms in any::<u32>(), depth in 0..CALL_DEPTH_MAX, hops in any::<u8>(),
             module in prop::option::of(any::<[u8; 32]>()), origin in prop::option::of(any::<[u8; 32]>()),
         ) {
-            let path = (0..depth).map(|index| version(u8::try_from(index).expect("below 16"))).collect();
+            let of = |index: usize| match index % 2 {
+                0 => step(&alloc::format!("s{index}")),
+                _ => Step::Module(Digest([u8::try_from(index).expect("below 16"); 32])),
+            };
+            let path = (0..depth).map(of).collect();
             let header = Header {
                 function, remaining_ms, path, hops, module: module.map(Digest), origin: origin.map(NodeKey), ..simple()
             };

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use pollen_common::identity::{Digest, NodeKey};
 use pollen_common::node::RefusalKind;
 use pollen_common::views::{Name, VersionId};
+use pollen_common::wire::streams::call::Step;
 
 /// A seed to publish: `POST /v1/seeds`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +107,17 @@ pub enum SeedRef {
     Name(Name),
     /// Any version of this very module.
     Module(Digest),
+}
+
+impl SeedRef {
+    /// What a call by it is on the path of further calls.
+    #[must_use]
+    pub fn step(&self) -> Step {
+        match self {
+            Self::Name(name) => Step::Seed(name.clone()),
+            Self::Module(module) => Step::Module(*module),
+        }
+    }
 }
 
 /// A call of an operator's: `POST /v1/calls/SEED/FUNCTION`.

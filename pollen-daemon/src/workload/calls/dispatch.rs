@@ -77,6 +77,9 @@ async fn rounds(shared: &Arc<Shared>, ask: &Ask) -> Result<Done, Failure> {
     if ask.caller.path.len() >= CALL_DEPTH_MAX || ask.hops > HOPS_MAX {
         return Err(Failure::depth());
     }
+    if ask.caller.path.contains(&ask.target.step()) {
+        return Err(Failure::cycle());
+    }
     let mut trail = Trail::default();
     for round in 0..=ask.retries.min(ROUNDS_MAX) {
         if round > 0 {
@@ -84,9 +87,6 @@ async fn rounds(shared: &Arc<Shared>, ask: &Ask) -> Result<Done, Failure> {
         }
         let view = shared.view();
         let found = shared.meanings.of(&view, &ask.target).ok_or_else(|| Failure::not_found(&ask.target))?;
-        if ask.caller.path.contains(&found.id) {
-            return Err(Failure::cycle());
-        }
         trail.reasons.clear();
         trail.status = None;
         if let Some(result) = try_hosts(shared, &view, &found, ask, &mut trail).await {

@@ -57,7 +57,7 @@ pub(super) fn begin(shared: &Shared, seed: &Name, wanted: VersionId, module: Opt
 pub(super) async fn run(shared: &Arc<Shared>, begun: Begun, ask: Ask) -> Result<Done, Failure> {
     let me = shared.view.borrow().me;
     let version = begun.version;
-    if ask.caller.path.contains(&version) {
+    if ask.caller.path.contains(&ask.target.step()) {
         return Err(Failure::cycle());
     }
     let output = instance(shared, begun, &ask, me).await?;
@@ -93,7 +93,7 @@ async fn instance(shared: &Arc<Shared>, begun: Begun, ask: &Ask, me: NodeKey) ->
         caller: Arc::clone(&ask.caller),
         deadline: ask.deadline,
     };
-    let world = Arc::new(GuestWorld::new(Arc::clone(shared), ask.hops));
+    let world = Arc::new(GuestWorld::new(Arc::clone(shared), ask.target.step(), ask.hops));
     let started = Instant::now();
     let result = tokio::time::timeout_at(ask.deadline, begun.instance.call(invocation, world)).await;
     shared.tally.ran(started.elapsed());

@@ -127,7 +127,7 @@ async fn answer_to(shared: &Arc<Shared>, peer: NodeKey, incoming: &mut Incoming)
     let remaining = Duration::from_millis(header.remaining_ms.into()).min(DEADLINE_MAX);
     let caller = Caller { path: header.path, ..caller(&shared.view(), peer) };
     let ask = Ask {
-        target: SeedRef::Name(header.seed),
+        target: header.module.map_or(SeedRef::Name(header.seed), SeedRef::Module),
         function: header.function,
         input,
         deadline: now + remaining,

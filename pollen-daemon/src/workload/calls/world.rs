@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use pollen_common::views::{Name, VersionId};
+use pollen_common::views::Name;
+use pollen_common::wire::streams::call::Step;
 use tokio::time::Instant;
 
 use super::target::Uri;
@@ -28,23 +29,19 @@ const SEEDS_MAX: usize = 1024;
 /// The world of one call.
 pub(super) struct GuestWorld {
     shared: Arc<Shared>,
+    /// The seed that runs, as it was called.
+    step: Step,
     hops: u8,
 }
 
 impl GuestWorld {
-    pub(super) fn new(shared: Arc<Shared>, hops: u8) -> Self {
-        Self { shared, hops }
+    pub(super) fn new(shared: Arc<Shared>, step: Step, hops: u8) -> Self {
+        Self { shared, step, hops }
     }
 }
 
 impl World for GuestWorld {
-    fn request(
-        &self,
-        invocation: &Invocation,
-        version: VersionId,
-        uri: String,
-        input: Bytes,
-    ) -> BoxFuture<'static, Result<Bytes, String>> {
+    fn request(&self, invocation: &Invocation, uri: String, input: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
         let (shared, deadline) = (Arc::clone(&self.shared), invocation.deadline);
         match uri.parse() {
             Err(error) => std::future::ready(Err(super::target::UriError::to_string(&error))).boxed(),
@@ -58,7 +55,7 @@ impl World for GuestWorld {
             .boxed(),
             Ok(Uri::Seed { name, function }) => {
                 let Caller { peer, attributes, path } = &*invocation.caller;
-                let path = path.iter().copied().chain([version]).collect();
+                let path = path.iter().cloned().chain([self.step.clone()]).collect();
                 let ask = Ask {
                     target: SeedRef::Name(name),
                     function,

@@ -5,8 +5,6 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pollen_common::identity::Digest;
-use pollen_common::views::VersionId;
 use tokio::time::{Instant, timeout};
 use wasmtime::{Module, Store};
 
@@ -51,7 +49,7 @@ pub(super) fn take(merged: Merged, memory_bytes: u64) -> Result<Merged, TakeErro
     let exports = Arc::new(Exports::of(&module)?);
     // What the start may grow to, beside what its memories have.
     let budget = Arc::new(Budget::new(memory_bytes));
-    let state = CallState::of_nobody(VersionId(Digest([0; 32])), exports, budget, Instant::now() + START_MAX);
+    let state = CallState::of_nobody(exports, budget, Instant::now() + START_MAX);
     let mut store = Store::new(&engine, state);
     store.limiter(CallState::limiter);
     store.set_epoch_deadline(1);

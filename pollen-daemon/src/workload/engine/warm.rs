@@ -12,8 +12,6 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pollen_common::identity::Digest;
-use pollen_common::views::VersionId;
 use tokio::time::{Instant, timeout};
 use wasmtime::{Extern, InstancePre, Store};
 
@@ -170,12 +168,7 @@ impl Engine {
             }
             // No place, no sweep: calls come first.
             let Ok(place) = self.admit(0) else { return false };
-            let state = CallState::of_nobody(
-                VersionId(Digest([0; 32])),
-                Arc::clone(&slots.exports),
-                self.budget(),
-                Instant::now() + SWEEP_MAX,
-            );
+            let state = CallState::of_nobody(Arc::clone(&slots.exports), self.budget(), Instant::now() + SWEEP_MAX);
             let mut store = self.store(state);
             let Ok(instance) = slots.pre.instantiate_async(&mut store).await else { return true };
             give_back(&mut store, &instance, &slots.exports);

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use pollen_common::identity::NodeKey;
-use pollen_common::views::VersionId;
 use tokio::time::Instant;
 use wasmtime::ResourceLimiter;
 
@@ -27,7 +26,6 @@ const MESSAGE_COST_BYTES: usize = 32;
 pub(in crate::workload) struct CallState {
     pub(super) invocation: Arc<Invocation>,
     pub(super) world: Arc<dyn World>,
-    pub(super) version: VersionId,
     pub(super) exports: Arc<Exports>,
     pub(super) variables: Variables,
     pub(super) limiter: Limiter,
@@ -45,14 +43,12 @@ impl CallState {
     pub(in crate::workload) fn new(
         invocation: Invocation,
         world: Arc<dyn World>,
-        version: VersionId,
         exports: Arc<Exports>,
         budget: Arc<Budget>,
     ) -> Self {
         Self {
             invocation: Arc::new(invocation),
             world,
-            version,
             exports,
             variables: Variables::default(),
             limiter: Limiter::new(budget),
@@ -73,12 +69,7 @@ impl CallState {
     }
 
     /// The state of an instance that runs before any call, to take its image: nobody called it, and it reaches nobody.
-    pub(in crate::workload) fn of_nobody(
-        version: VersionId,
-        exports: Arc<Exports>,
-        budget: Arc<Budget>,
-        deadline: Instant,
-    ) -> Self {
+    pub(in crate::workload) fn of_nobody(exports: Arc<Exports>, budget: Arc<Budget>, deadline: Instant) -> Self {
         let caller = Caller { peer: NodeKey([0; 32]), attributes: BTreeMap::new(), path: Vec::new() };
         let invocation = Invocation {
             seed: "image".parse().expect("it is a name"),
@@ -87,7 +78,7 @@ impl CallState {
             caller: Arc::new(caller),
             deadline,
         };
-        Self::new(invocation, Arc::new(NoWorld), version, exports, budget)
+        Self::new(invocation, Arc::new(NoWorld), exports, budget)
     }
 
     pub(in crate::workload) fn limiter(&mut self) -> &mut dyn ResourceLimiter {
@@ -207,7 +198,7 @@ impl Drop for Limiter {
 pub(in crate::workload) struct NoWorld;
 
 impl World for NoWorld {
-    fn request(&self, _: &Invocation, _: VersionId, _: String, _: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+    fn request(&self, _: &Invocation, _: String, _: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
         Box::pin(async { Err("there is nobody to ask while an image is taken".into()) })
     }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use pollen_common::identity::{Digest, NodeKey};
-use pollen_common::views::{SeedVersion, VersionId};
+use pollen_common::views::SeedVersion;
 use tokio::time::Instant;
 
 use super::Guest;
@@ -96,7 +96,7 @@ async fn call(guest: &Guest, function: &str, input: &[u8]) -> Result<Bytes, Call
 #[derive(Default)]
 struct Witness {
     said: Mutex<Vec<(LogLevel, String)>>,
-    asked: Mutex<Vec<(VersionId, String, Bytes)>>,
+    asked: Mutex<Vec<(String, Bytes)>>,
     delay: Duration,
 }
 
@@ -107,14 +107,8 @@ impl Witness {
 }
 
 impl World for Witness {
-    fn request(
-        &self,
-        _: &Invocation,
-        version: VersionId,
-        uri: String,
-        input: Bytes,
-    ) -> BoxFuture<'static, Result<Bytes, String>> {
-        self.asked.lock().expect("no test panics here").push((version, uri.clone(), input.clone()));
+    fn request(&self, _: &Invocation, uri: String, input: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+        self.asked.lock().expect("no test panics here").push((uri.clone(), input.clone()));
         let delay = self.delay;
         Box::pin(async move {
             tokio::time::sleep(delay).await;

@@ -64,7 +64,7 @@ async fn request(caller: &mut Caller<'_, CallState>, uri: i64, input: i64) -> Ho
     let Ok(uri) = String::from_utf8(uri) else { return Ok(Err("the URI is not text".into())) };
     let input = Bytes::from(blocks::read(caller, input, "the input of a request", BODY_BYTES_MAX).await?);
     let state = caller.data();
-    let answer = state.world.request(&state.invocation, state.version, uri, input);
+    let answer = state.world.request(&state.invocation, uri, input);
     // As a task of its own: what is polled from here runs on the guest's small stack, and whatever a request takes to
     // travel is not to be measured by that. Dropped with the guest.
     let mut task = JoinSet::new();

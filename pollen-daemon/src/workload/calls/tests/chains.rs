@@ -7,8 +7,9 @@ use pollen_common::wire::streams::call::{CALL_DEPTH_MAX, HOPS_MAX};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use super::cluster::{Cluster, Given, echo, relay};
+use super::cluster::{Cluster, Given, echo, relay, request};
 use super::{seed_version, with_seed};
+use crate::control::handle::{CallRequest, SeedRef};
 use crate::services::tests::view::ViewBuilder;
 use crate::workload::CallError;
 use crate::workload::calls::Limits;
@@ -32,7 +33,7 @@ async fn a_seed_asks_a_seed_on_another_node_and_that_sees_its_host_as_caller() {
     });
     cluster.publish(|view| spread(view, hosts, 2));
     let answer = cluster.call(2, "s0", b"pln://seed/s1/run").await.expect("both are hosted");
-    assert_eq!(answer.output, format!("{} {:?}", hosts[0], [seed_version(0).id()]));
+    assert_eq!(answer.output, format!("{} {:?}", hosts[0], [SeedRef::Name("s0".parse().expect("a name")).step()]));
 }
 
 #[tokio::test]
@@ -54,13 +55,51 @@ async fn a_call_in_a_circle_is_refused_where_it_closes() {
     cluster.0[0].host(seed_version(0), relay);
     cluster.0[1].host(seed_version(1), |given: Given| async move {
         let uri = "pln://seed/s0/run".to_owned();
-        let answer = given.world.request(&given.invocation, given.version, uri, Bytes::new()).await;
+        let answer = given.world.request(&given.invocation, uri, Bytes::new()).await;
         Ok(answer.expect_err("a circle").into())
     });
     cluster.publish(|view| spread(view, hosts, 2));
     let answer = cluster.call(2, "s0", b"pln://seed/s1/run").await.expect("the first call itself is fine");
     assert_eq!(answer.output, "the call leads back to a seed that waits for it");
     let answer = cluster.call(2, "s0", b"pln://seed/s0/run").await.expect("the first call itself is fine");
+    assert!(answer.output.starts_with(b"refused: the call leads back"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn two_names_of_one_version_are_two_seeds_and_two_versions_of_one_name_are_one() {
+    let cluster = Cluster::start(3);
+    let (one, other) = (seed_version(0), seed_version(1));
+    // What it is asked, one line for each step; the last is answered with itself.
+    for (index, version) in [(0, one), (1, one), (0, other), (1, other)] {
+        cluster.0[index].host(version, |given: Given| async move {
+            let input = given.invocation.input.clone();
+            let Some(end) = input.iter().position(|byte| *byte == b' ') else { return Ok(input) };
+            let uri = String::from_utf8(input[..end].to_vec()).expect("an address");
+            let answer = given.world.request(&given.invocation, uri, input.slice(end + 1..)).await;
+            Ok(answer.unwrap_or_else(|error| format!("refused: {error}").into()))
+        });
+    }
+    let hosts = [cluster.key(0), cluster.key(1)];
+    let named = |current| {
+        move |view| {
+            let view = with_seed(view, "a", &[current], &[(current, &hosts[..1])]);
+            with_seed(view, "b", &[one], &[(one, &hosts[1..])])
+        }
+    };
+    cluster.publish(named(one));
+    let answer = cluster.call(2, "a", b"pln://seed/b/run hi").await.expect("both are hosted");
+    assert_eq!(answer.output, "hi", "the same version by another name is no circle");
+    let answer = cluster.call(2, "a", b"pln://seed/b/run pln://seed/a/run hi").await.expect("both are hosted");
+    assert!(answer.output.starts_with(b"refused: the call leads back"), "{answer:?}");
+    // By its hash: that is what waits, and the name is asked once.
+    let by_hash = |input| CallRequest { seed: SeedRef::Module(one.module), ..request("x", input) };
+    let answer = cluster.0[2].call(by_hash(b"pln://seed/b/run hi")).await.expect("hosted");
+    assert_eq!(answer.output, "hi");
+    let answer = cluster.0[2].call(by_hash(b"pln://seed/b/run pln://seed/b/run hi")).await.expect("hosted");
+    assert!(answer.output.starts_with(b"refused: the call leads back"), "{answer:?}");
+    // A new version of a name is the same seed: what waits for itself across an upgrade would wait for ever.
+    cluster.publish(named(other));
+    let answer = cluster.call(2, "b", b"pln://seed/a/run pln://seed/b/run hi").await.expect("both are hosted");
     assert!(answer.output.starts_with(b"refused: the call leads back"), "{answer:?}");
 }
 
@@ -72,7 +111,7 @@ async fn a_chain_may_be_so_long_and_no_longer() {
         // Each adds one to what the next answers; the one that cannot go on answers with its own place.
         cluster.0[usize::from(index % 2)].host(seed_version(index), move |given: Given| async move {
             let uri = format!("pln://seed/s{}/run", index + 1);
-            let answer = given.world.request(&given.invocation, given.version, uri, Bytes::new()).await;
+            let answer = given.world.request(&given.invocation, uri, Bytes::new()).await;
             Ok(answer.unwrap_or_else(|_| Bytes::from(format!("{}", index + 1))))
         });
     }

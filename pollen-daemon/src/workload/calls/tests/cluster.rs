@@ -27,7 +27,6 @@ pub(super) const SOON: Duration = Duration::from_secs(30);
 /// What a guest is given.
 pub(super) struct Given {
     pub invocation: Invocation,
-    pub version: VersionId,
     pub world: Arc<dyn World>,
 }
 
@@ -38,15 +37,12 @@ type Guest = Arc<dyn Fn(Given) -> BoxFuture<'static, Output> + Send + Sync>;
 #[derive(Clone, Default)]
 pub(super) struct Guests(Arc<Mutex<BTreeMap<VersionId, Guest>>>);
 
-struct Running {
-    version: VersionId,
-    guest: Guest,
-}
+struct Running(Guest);
 
 impl Host for Guests {
     fn begin(&self, version: &VersionId) -> Option<Box<dyn Instance>> {
         let guest = self.0.lock().expect("no panic").get(version).cloned()?;
-        Some(Box::new(Running { version: *version, guest }))
+        Some(Box::new(Running(guest)))
     }
 }
 
@@ -56,7 +52,7 @@ impl Instance for Running {
     }
 
     fn call(&self, invocation: Invocation, world: Arc<dyn World>) -> BoxFuture<'_, Output> {
-        (self.guest)(Given { invocation, version: self.version, world })
+        (self.0)(Given { invocation, world })
     }
 }
 
@@ -196,6 +192,6 @@ pub(super) async fn hang(_: Given) -> Output {
 /// A guest that makes the request its input says, and answers with what came of it.
 pub(super) async fn relay(given: Given) -> Output {
     let uri = String::from_utf8(given.invocation.input.to_vec()).expect("an address");
-    let answer = given.world.request(&given.invocation, given.version, uri, Bytes::from_static(b"asked")).await;
+    let answer = given.world.request(&given.invocation, uri, Bytes::from_static(b"asked")).await;
     Ok(answer.unwrap_or_else(|error| format!("refused: {error}").into()))
 }

@@ -65,7 +65,7 @@ async fn guests_on_two_nodes_ask_each_other_and_keep_their_limits() {
     let wasm = wat::parse_str(GUEST).expect("the text is valid");
     let module = Digest(*blake3::hash(&wasm).as_bytes());
     let echo = SeedVersion { module, size_bytes: wasm.len() as u64, timeout_ms: 300, ..seed_version(0) };
-    // Another limit makes another version of the same module: asking it is no circle.
+    // Another limit makes another version of the same module.
     let asks = SeedVersion { timeout_ms: 20_000, ..echo };
     host(&cluster.0[0], &engine, &wasm, asks).await;
     host(&cluster.0[1], &engine, &wasm, echo).await;

@@ -129,20 +129,28 @@ async fn requests_go_to_the_world_and_come_back() {
                  (i32.const 0))
                (func (export "fail") (result i32)
                  (i32.wrap_i64 (call $ask (call $hand (i32.const 0) (i32.const 27)) (call $input_offset))))
+               (func (export "empty") (result i32)
+                 (local $got i64)
+                 (local.set $got (call $ask (call $hand (i32.const 0) (i32.const 20)) (i64.const 0)))
+                 (if (i64.eqz (local.get $got)) (then (return (i32.const 1))))
+                 (i32.wrap_i64 (call $length (local.get $got))))
                (func (export "wild") (result i32)
-                 (i32.wrap_i64 (call $ask (i64.const 12345) (i64.const -1))))"#,
+                 (i32.wrap_i64 (call $length (call $ask (i64.const 12345) (i64.const -1)))))"#,
         ))
         .await;
     let world = Arc::new(Witness::default());
     let output = guest.call(invocation("ask", b"there and back"), Arc::clone(&world) as _).await;
     assert_eq!(output.as_deref(), Ok(&b"there and back"[..]));
     let asked = world.asked.lock().expect("no test panics here").clone();
-    assert_eq!(asked, [(guest.id(), "pln://seed/echo/echo".into(), Bytes::from_static(b"there and back"))]);
+    assert_eq!(asked, [("pln://seed/echo/echo".into(), Bytes::from_static(b"there and back"))]);
+
+    let answer = guest.call(invocation("empty", b""), Arc::new(Witness::default())).await;
+    answer.expect("an answer without bytes is a block without length, and no failure");
 
     let world = Arc::new(Witness::default());
     guest.call(invocation("fail", b""), Arc::clone(&world) as _).await.expect("0 is a failure that guests can bear");
     assert!(world.said().iter().any(|(_, line)| line.contains("it is refused")), "{:?}", world.said());
-    // Handles of no block are an empty URI and an empty input.
+    // Handles of no block are an empty URI and an empty input, and so the answer is empty.
     guest.call(invocation("wild", b""), Arc::clone(&world) as _).await.expect("nothing happened");
 }
 
