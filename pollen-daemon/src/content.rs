@@ -17,6 +17,7 @@ use pollen_common::wire::streams::content::{CONTENT_BYTES_MAX, digest_of};
 use quinn::{RecvStream, SendStream};
 use tokio::sync::{Semaphore, watch};
 
+use crate::standing::Standing;
 use crate::transport::Mesh;
 
 mod disk;
@@ -56,7 +57,7 @@ struct Shared {
     mesh: OnceLock<Mesh>,
     fetches: Semaphore,
     served: serve::Served,
-    strangers: Semaphore,
+    standing: Standing,
     draining: AtomicBool,
     tally: Tally,
 }
@@ -84,6 +85,7 @@ impl Content {
         for (digest, bytes) in held {
             shelf.insert(digest, bytes, now);
         }
+        let standing = Standing::new(view.clone(), STRANGERS_MAX);
         Ok(Self(Arc::new(Shared {
             disk,
             shelf: Mutex::new(shelf),
@@ -92,7 +94,7 @@ impl Content {
             mesh: OnceLock::new(),
             fetches: Semaphore::new(FETCHES_MAX),
             served: serve::Served::default(),
-            strangers: Semaphore::new(STRANGERS_MAX),
+            standing,
             draining: AtomicBool::new(false),
             tally: Tally::default(),
         })))

@@ -13,6 +13,7 @@ pub mod keys;
 pub mod logs;
 pub mod metrics;
 pub mod services;
+mod standing;
 pub mod status;
 pub mod store;
 pub mod systemd;

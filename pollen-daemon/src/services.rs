@@ -16,9 +16,10 @@ use pollen_common::views::{Name, Protocol, View};
 use pollen_common::wire::streams::service::Target;
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::control::handle::{Connect, Disconnect, Listener, Serve, ServiceNumbers, ServiceRef};
+use crate::standing::Standing;
 
 pub(crate) mod choose;
 mod config;
@@ -72,7 +73,7 @@ struct Shared {
     retired_bytes: [AtomicU64; 2],
     opened_streams: AtomicU64,
     opened_sessions: AtomicU64,
-    strangers: Semaphore,
+    standing: Standing,
     draining: AtomicBool,
     session_idle: Duration,
 }
@@ -138,6 +139,7 @@ impl Services {
     }
 
     fn with_session_idle(view: watch::Receiver<Arc<View>>, session_idle: Duration) -> Self {
+        let standing = Standing::new(view.clone(), STRANGERS_MAX);
         Self(Arc::new(Shared {
             view,
             mesh: OnceLock::new(),
@@ -151,7 +153,7 @@ impl Services {
             retired_bytes: Default::default(),
             opened_streams: AtomicU64::new(0),
             opened_sessions: AtomicU64::new(0),
-            strangers: Semaphore::new(STRANGERS_MAX),
+            standing,
             draining: AtomicBool::new(false),
             session_idle,
         }))

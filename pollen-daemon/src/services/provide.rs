@@ -22,9 +22,6 @@ use crate::transport;
 
 /// How long a caller may take to send its header: an honest one sends it with the stream's first packet.
 const HEADER_WAIT_MAX: Duration = Duration::from_secs(10);
-/// How long a caller that this node does not know yet may wait. Its admission may be on the way: two nodes that have
-/// just connected reconcile the roll first, while the caller's first stream arrives beside it.
-const STANDING_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How long a refusal may take to be fetched.
 const REFUSAL_WAIT_MAX: Duration = Duration::from_secs(5);
 
@@ -66,7 +63,7 @@ async fn admit(shared: &Arc<Shared>, incoming: &mut Incoming) -> Result<(Exporte
     if shared.draining.load(Ordering::Relaxed) {
         return Err(Refused::Denial(Denial::Draining));
     }
-    if !stands(shared, incoming.peer).await {
+    if !shared.standing.soon(&incoming.peer).await {
         return Err(Refused::Stranger);
     }
     let exported = export_of(shared, &header.target, header.protocol).ok_or(Refused::Absent)?;
@@ -78,7 +75,7 @@ async fn admit(shared: &Arc<Shared>, incoming: &mut Incoming) -> Result<(Exporte
     if !still {
         return Err(Refused::Absent);
     }
-    if !shared.view.borrow().nodes.contains_key(&incoming.peer) {
+    if !shared.standing.is(&incoming.peer) {
         return Err(Refused::Stranger);
     }
     Ok((exported, slot))
@@ -87,18 +84,6 @@ async fn admit(shared: &Arc<Shared>, incoming: &mut Incoming) -> Result<(Exporte
 async fn read_header(recv: &mut RecvStream) -> Result<Header, Refused> {
     let header = transport::read_opening(recv, HEADER_BYTES_MAX).await.and_then(|bytes| Header::decode(&bytes));
     header.map_err(|error| Refused::Denial(error.into()))
-}
-
-/// Whether `peer` stands, now or in a moment.
-async fn stands(shared: &Shared, peer: NodeKey) -> bool {
-    if shared.view.borrow().nodes.contains_key(&peer) {
-        return true;
-    }
-    // Strangers must not pile up here.
-    let Ok(_waiting) = shared.strangers.try_acquire() else { return false };
-    let mut view = shared.view.clone();
-    let known = view.wait_for(|view| view.nodes.contains_key(&peer));
-    matches!(tokio::time::timeout(STANDING_WAIT_MAX, known).await, Ok(Ok(_)))
 }
 
 async fn serve_tcp(

@@ -13,11 +13,12 @@ use futures_util::future::BoxFuture;
 use pollen_common::identity::NodeKey;
 use pollen_common::views::{Name, VersionId, View};
 use quinn::{RecvStream, SendStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::control::handle::{CallAnswer, CallFailure, CallNumbers, CallRequest, SeedRef};
 use crate::services::{Reach, Services};
+use crate::standing::Standing;
 use crate::workload::{CallError, Caller, Invocation, World};
 
 mod admission;
@@ -83,7 +84,7 @@ struct Shared {
     tally: Tally,
     placements: Placements,
     log_gate: LogGate,
-    strangers: Semaphore,
+    standing: Standing,
     draining: AtomicBool,
     /// Calls of others that have not been answered yet.
     serving: AtomicUsize,
@@ -111,6 +112,7 @@ impl Calls {
     /// Calls that read `view`. Seeds on this node answer, and others are reached, from [`start`](Self::start) on.
     #[must_use]
     pub fn new(view: watch::Receiver<Arc<View>>, services: Services, limits: Limits) -> Self {
+        let standing = Standing::new(view.clone(), STRANGERS_MAX);
         Self(Arc::new(Shared {
             view,
             sides: OnceLock::new(),
@@ -122,7 +124,7 @@ impl Calls {
             tally: Tally::default(),
             placements: Placements::default(),
             log_gate: LogGate::default(),
-            strangers: Semaphore::new(STRANGERS_MAX),
+            standing,
             draining: AtomicBool::new(false),
             serving: AtomicUsize::new(0),
         }))

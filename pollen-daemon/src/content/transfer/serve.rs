@@ -23,9 +23,6 @@ const SERVED_AT_ONCE_MAX: usize = 16;
 const SERVED_TO_ONE_MAX: usize = 4;
 /// How long a request may take: an honest one comes with the stream's first packet.
 const REQUEST_WAIT_MAX: Duration = Duration::from_secs(10);
-/// How long a caller that this node does not know yet may wait: two nodes that have just connected reconcile the roll
-/// first, while this stream arrives beside it.
-const STANDING_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How long a peer may read nothing.
 const STALL_MAX: Duration = Duration::from_secs(10);
 /// How long one transfer may take: 64 MiB at 1 Mbit/s.
@@ -106,7 +103,7 @@ async fn answer(
     recv: &mut RecvStream,
 ) -> Result<u64, Ended> {
     let request = timeout(REQUEST_WAIT_MAX, read_request(recv)).await.map_err(|_| Denial::Malformed)??;
-    if !stands(shared, peer).await || !may_be_had(&shared.view.borrow(), &request.digest) {
+    if !shared.standing.soon(&peer).await || !may_be_had(&shared.view.borrow(), &request.digest) {
         return Err(Denial::DeniedOrAbsent.into());
     }
     if shared.is_draining() {
@@ -140,18 +137,6 @@ async fn answer(
 
 async fn read_request(recv: &mut RecvStream) -> Result<Request, Denial> {
     Ok(Request::decode(&transport::read_opening(recv, REQUEST_BYTES_MAX).await?)?)
-}
-
-/// Whether `peer` is a member, now or in a moment.
-async fn stands(shared: &Shared, peer: NodeKey) -> bool {
-    if shared.view.borrow().nodes.contains_key(&peer) {
-        return true;
-    }
-    // Strangers must not pile up here.
-    let Ok(_waiting) = shared.strangers.try_acquire() else { return false };
-    let mut view = shared.view.clone();
-    let known = view.wait_for(|view| view.nodes.contains_key(&peer));
-    matches!(timeout(STANDING_WAIT_MAX, known).await, Ok(Ok(_)))
 }
 
 /// Whether a seed names it, or this node says that it holds it: nothing else leaves this node, whatever its disk has.

@@ -25,10 +25,6 @@ use super::{Ask, DEADLINE_MAX, GUEST_RETRIES, Shared, caller};
 use crate::control::handle::SeedRef;
 use crate::workload::{BODY_BYTES_MAX, Caller};
 
-/// How long a caller that this node does not know yet may wait. Its admission may be on the way: two nodes that have
-/// just connected reconcile the roll first, while the caller's first stream arrives beside it.
-const STANDING_WAIT_MAX: Duration = Duration::from_secs(2);
-
 /// Counts a call of another until it is answered.
 struct Serving<'a>(&'a Shared);
 
@@ -92,7 +88,7 @@ async fn while_wanted(
             result = &mut work => return Some(result),
             _ = &mut gone => return None,
             () = &mut pulse => {
-                let stands = shared.view.borrow().nodes.contains_key(&peer);
+                let stands = shared.standing.is(&peer);
                 if stood && !stands {
                     return None;
                 }
@@ -114,7 +110,7 @@ async fn answer_to(shared: &Arc<Shared>, peer: NodeKey, incoming: &mut Incoming)
     if shared.draining.load(Ordering::Relaxed) {
         return Err(refusal(shared, Status::Draining, "this node is leaving"));
     }
-    if !stands(shared, peer).await {
+    if !shared.standing.soon(&peer).await {
         return Err(refusal(shared, Status::Denied, "denied or absent"));
     }
     if header.path.len() >= CALL_DEPTH_MAX || header.hops > HOPS_MAX {
@@ -179,16 +175,4 @@ fn malformed(why: &str) -> Failure {
 fn refusal(shared: &Shared, status: Status, why: &str) -> Failure {
     shared.tally.refused(status.label());
     Failure::before(status, RefusalKind::Failed, status.label(), why.to_owned())
-}
-
-/// Whether `peer` stands, now or in a moment.
-async fn stands(shared: &Shared, peer: NodeKey) -> bool {
-    if shared.view.borrow().nodes.contains_key(&peer) {
-        return true;
-    }
-    // Strangers must not pile up here.
-    let Ok(_waiting) = shared.strangers.try_acquire() else { return false };
-    let mut view = shared.view.clone();
-    let known = view.wait_for(|view| view.nodes.contains_key(&peer));
-    matches!(timeout(STANDING_WAIT_MAX, known).await, Ok(Ok(_)))
 }
