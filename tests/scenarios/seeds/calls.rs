@@ -114,8 +114,8 @@ fn seeds_ask_seeds_and_services_and_hand_their_callers_on() {
     let Some(mesh) = Mesh::new() else { return };
     let hosts = mesh.seed(&example("relay"), "relay", &["--timeout", "20s"], FLOOR);
     mesh.seed(&example("hello"), "hello", &[], FLOOR);
-    // The same module with the same limits under another name is another seed, so a call may pass through both.
-    mesh.seed(&example("relay"), "next", &["--timeout", "20s"], FLOOR);
+    // Another limit, another version: two names of one version would have their replicas in common.
+    mesh.seed(&example("relay"), "next", &["--timeout", "21s"], FLOOR);
     mesh.seed(&example("echo"), "echo", &[], FLOOR);
     let away = mesh.outsider(&hosts);
     let server = Server::tcp_echo(&mesh.nodes[1].host, 0).unwrap();
