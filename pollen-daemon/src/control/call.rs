@@ -100,9 +100,18 @@ impl App for Front {
     const SEATS: bool = true;
 
     fn seat(&self, beginning: &[u8]) -> Option<Handle> {
-        let calls = beginning.strip_prefix(b"POST ").is_some_and(|target| target.starts_with(PATH.as_bytes()));
-        calls.then(|| self.calls.daemon.seat_of_callers()).flatten()
+        let seed = called(beginning)?;
+        // What is no seed is refused wherever it is served.
+        let seed = resolve::seed(&self.calls.daemon.view(), seed).ok()?;
+        self.calls.daemon.seat_of_callers(&seed)
     }
+}
+
+/// The seed that a connection which begins like this calls, if it begins with a call.
+fn called(beginning: &[u8]) -> Option<&str> {
+    let target = beginning.strip_prefix(b"POST ")?.strip_prefix(PATH.as_bytes())?;
+    let end = target.iter().position(|byte| *byte == b'/')?;
+    std::str::from_utf8(&target[..end]).ok()
 }
 
 /// Why a request got no output.
@@ -298,6 +307,7 @@ fn decoded(segment: &str) -> Result<Cow<'_, str>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::seat::LOOK_BYTES;
 
     #[test]
     fn a_call_says_its_seed_function_time_and_retries() {
@@ -306,6 +316,17 @@ mod tests {
         assert_eq!((plain.timeout, plain.retries), (TIMEOUT_DEFAULT, RETRIES_DEFAULT));
         let full = Asked::read("/v1/calls/a/b%2Fc%C3%A9", Some("timeout_ms=250&retries=0")).expect("it is well formed");
         assert_eq!((&*full.function, full.timeout, full.retries), ("b/cé", Duration::from_millis(250), 0));
+    }
+
+    #[test]
+    fn the_first_bytes_of_a_connection_say_which_seed_it_calls() {
+        let longest = format!("POST {PATH}{}/function HTTP/1.1", "a".repeat(64));
+        assert_eq!(called(&longest.as_bytes()[..LOOK_BYTES]), Some("a".repeat(64).as_str()), "a whole hash");
+        assert_eq!(called(b"POST /v1/calls/hello/greet?retries=0 HTTP/1.1"), Some("hello"));
+        for other in ["", "POST /v1/calls/", "POST /v1/calls/hello", "GET /v1/calls/hello/greet", "POST /v1/seeds/a/b"]
+        {
+            assert_eq!(called(other.as_bytes()), None, "{other}");
+        }
     }
 
     #[test]

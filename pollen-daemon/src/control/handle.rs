@@ -65,8 +65,9 @@ pub trait Daemon: Send + Sync + 'static {
     fn unseed(&self, name: Name) -> Answer<'_, Unseeded>;
     /// Calls a function of a seed, wherever in the mesh it runs. Given up when the future is dropped.
     fn call(&self, request: CallRequest) -> BoxFuture<'_, Result<CallAnswer, CallFailure>>;
-    /// The runtime on which connections that call seeds are served best, if it is not the control socket's own.
-    fn seat_of_callers(&self) -> Option<Handle> {
+    /// The runtime on which a connection that calls `seed` is served best, if it is not the control socket's own.
+    fn seat_of_callers(&self, seed: &SeedRef) -> Option<Handle> {
+        let _ = seed;
         None
     }
     /// What is known of a version's module; none if it is not on this node's disk.

@@ -1,5 +1,5 @@
-//! Which thread serves a connection, by the first bytes that it brings: one that calls seeds is served where guests run,
-//! so that a call need not go from thread to thread. Owns looking and moving; must not know what the bytes mean.
+//! Which thread serves a connection, by the first bytes that it brings: one that calls a seed is served where that seed's
+//! guests run, or where the streams to those who host it are, so that a call need not go from thread to thread. Owns looking and moving; must not know what the bytes mean.
 //! Invariant: nothing is taken from a connection before it is served.
 
 use std::io;
@@ -10,8 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Handle;
 
-/// The first bytes that are looked at: a method and where its path leads.
-const LOOK_BYTES: usize = 32;
+/// The first bytes that are looked at: a method, and a path as far as what it is about.
+pub(super) const LOOK_BYTES: usize = 96;
 
 /// A connection that was accepted.
 pub trait Socket: AsyncRead + AsyncWrite + Unpin + Send + Sync + Sized + 'static {

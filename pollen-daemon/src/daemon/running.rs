@@ -391,9 +391,9 @@ impl Daemon for Running {
         self.parts.calls.call(request).boxed()
     }
 
-    fn seat_of_callers(&self) -> Option<Handle> {
+    fn seat_of_callers(&self, seed: &handle::SeedRef) -> Option<Handle> {
         match self.parts.machine.found() {
-            Some(Ok(engine)) => Some(engine.next_seat()),
+            Some(Ok(engine)) if self.parts.calls.is_here(seed) => Some(engine.next_seat()),
             // Guests run elsewhere: calls go to the mesh, whose thread their streams are on.
             _ => Some(self.parts.mesh.runtime().clone()),
         }

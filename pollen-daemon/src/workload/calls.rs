@@ -154,6 +154,13 @@ impl Calls {
         dispatch::dispatch(&self.0, ask).await.map_err(|failure| failure.for_people())
     }
 
+    /// Whether this node serves the seed, as far as its view goes.
+    #[must_use]
+    pub fn is_here(&self, seed: &SeedRef) -> bool {
+        let view = self.0.view();
+        self.0.meanings.of(&view, seed).is_some_and(|found| found.hosts.contains(&view.me))
+    }
+
     /// A stream that `peer` opened, behind its kind byte. To be called on the mesh's runtime; returns at once.
     pub fn take_stream(&self, peer: NodeKey, send: SendStream, recv: RecvStream) {
         drop(tokio::spawn(serve::serve(Arc::clone(&self.0), peer, send, recv)));

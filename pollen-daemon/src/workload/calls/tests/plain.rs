@@ -49,6 +49,8 @@ async fn a_seed_is_reached_by_the_hash_of_its_module_too() {
     cluster.0[0].host(version, echo);
     let host = cluster.key(0);
     cluster.publish(|view| with_seed(view, "echo", &[version], &[(version, &[host])]));
+    let is_here = |node: usize, module| cluster.0[node].calls.is_here(&SeedRef::Module(module));
+    assert!(is_here(0, version.module) && !is_here(1, version.module) && !is_here(0, seed_version(2).module));
     let by_hash = |module| CallRequest { seed: SeedRef::Module(module), ..request("x", b"hi") };
     let answer = cluster.0[1].call(by_hash(version.module)).await.expect("hosted");
     assert_eq!(answer.version, version.id());
