@@ -10,12 +10,13 @@ use pollen_common::identity::{SecretKey, Strict};
 use pollen_common::node::{Node, NodeConfig, RestoreError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use crate::config::{self, OptionError, Settings, UpOptions};
 use crate::content::Content;
 use crate::control::Control;
 use crate::control::socket::BindError;
-use crate::driver::{self, Clock, Driver, DriverError, Parts};
+use crate::driver::{self, Clock, Driver, DriverError, DriverHandle, Parts};
 use crate::enroll::{self, EnrollError};
 use crate::events::Events;
 use crate::keys::{self, KeyError};
@@ -149,9 +150,25 @@ fn restore(store: &Store, secret: &SecretKey, clock: &Clock) -> Result<Node, Run
     Ok(Node::restore(config, store.node_records()?, clock.now())?)
 }
 
-async fn up(prepared: Prepared) -> Result<(), RunError> {
+/// A node whose parts all run.
+struct Up {
+    driver: JoinHandle<Result<(), DriverError>>,
+    handle: DriverHandle,
+    mesh: Mesh,
+    services: Services,
+    content: Content,
+    calls: Calls,
+    replicas: Replicas,
+    writer: Writer,
+    writer_thread: std::thread::JoinHandle<()>,
+    running: Arc<Running>,
+    control: Control,
+    port: u16,
+}
+
+/// Starts every part and joins them.
+async fn start(prepared: Prepared) -> Result<Up, RunError> {
     let Prepared { store, settings, services: services_config, logs, secret, node, clock } = prepared;
-    let mut stop_signals = StopSignals::listen().map_err(system("listening for signals"))?;
     let dir = store.dir().to_owned();
 
     let (view, views) = driver::views_of(&node);
@@ -186,7 +203,7 @@ async fn up(prepared: Prepared) -> Result<(), RunError> {
         events: events.clone(),
     };
     let (driver, handle) = Driver::new(parts, view);
-    let mut driver = tokio::spawn(driver.run(mesh_events));
+    let driver = tokio::spawn(driver.run(mesh_events));
 
     let port = mesh.local_addr().map_or(port, |bound| bound.port());
     let running = Running::new(running::Wiring {
@@ -207,6 +224,25 @@ async fn up(prepared: Prepared) -> Result<(), RunError> {
     });
     let running = Arc::new(running);
     let control = Control::start(running.clone()).await?;
+    Ok(Up { driver, handle, mesh, services, content, calls, replicas, writer, writer_thread, running, control, port })
+}
+
+async fn up(prepared: Prepared) -> Result<(), RunError> {
+    let mut stop_signals = StopSignals::listen().map_err(system("listening for signals"))?;
+    let Up {
+        mut driver,
+        handle,
+        mesh,
+        services,
+        content,
+        calls,
+        replicas,
+        writer,
+        writer_thread,
+        running,
+        control,
+        port,
+    } = start(prepared).await?;
     let announcing = tokio::spawn(announce::keep_announced(running.clone()));
     tokio::spawn(replicas.keep_holding_known());
     tokio::spawn(content.clone().keep_tidy());

@@ -1,5 +1,6 @@
 //! Which thread serves a connection, by the first bytes that it brings: one that calls a seed is served where that seed's
-//! guests run, or where the streams to those who host it are, so that a call need not go from thread to thread. Owns looking and moving; must not know what the bytes mean.
+//! guests run, or where the streams to those who host it are, so that a call need not go from thread to thread. Owns
+//! looking and moving; must not know what the bytes mean.
 //! Invariant: nothing is taken from a connection before it is served.
 
 use std::io;

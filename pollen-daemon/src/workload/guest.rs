@@ -156,8 +156,8 @@ impl Guest {
     }
 
     /// Calls a function in a fresh instance, on a worker thread: on this one if it is a worker on which nothing computes
-    /// at length, else on the one that has the least to do. Ends when the guest does, at its time limit, or at the deadline, whichever comes first; dropping
-    /// the future stops the guest.
+    /// at length, else on the one that has the least to do. Ends when the guest does, at its time limit, or at the
+    /// deadline, whichever comes first; dropping the future stops the guest.
     pub async fn call(&self, invocation: Invocation, world: Arc<dyn World>) -> Result<Bytes, CallError> {
         let ready = Arc::clone(&self.0);
         let engine = self.0.engine.clone();

@@ -116,6 +116,10 @@ async fn answer_to(shared: &Arc<Shared>, peer: NodeKey, incoming: &mut Incoming)
     if header.path.len() >= CALL_DEPTH_MAX || header.hops > HOPS_MAX {
         return Err(Failure::depth());
     }
+    let target = header.module.map_or(SeedRef::Name(header.seed.clone()), SeedRef::Module);
+    if header.path.contains(&target.step()) {
+        return Err(Failure::cycle());
+    }
     let begun = run::begin(shared, &header.seed, header.version, header.module).inspect_err(|failure| {
         shared.tally.refused(failure.label);
     })?;
@@ -123,7 +127,7 @@ async fn answer_to(shared: &Arc<Shared>, peer: NodeKey, incoming: &mut Incoming)
     let remaining = Duration::from_millis(header.remaining_ms.into()).min(DEADLINE_MAX);
     let caller = Caller { path: header.path, ..caller(&shared.view(), peer) };
     let ask = Ask {
-        target: header.module.map_or(SeedRef::Name(header.seed), SeedRef::Module),
+        target,
         function: header.function,
         input,
         deadline: now + remaining,

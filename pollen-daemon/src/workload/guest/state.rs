@@ -68,6 +68,11 @@ impl CallState {
         }
     }
 
+    /// It waits for something outside: meanwhile others have its thread.
+    pub(super) fn waits(&mut self) {
+        self.long = None;
+    }
+
     /// The state of an instance that runs before any call, to take its image: nobody called it, and it reaches nobody.
     pub(in crate::workload) fn of_nobody(exports: Arc<Exports>, budget: Arc<Budget>, deadline: Instant) -> Self {
         let caller = Caller { peer: NodeKey([0; 32]), attributes: BTreeMap::new(), path: Vec::new() };

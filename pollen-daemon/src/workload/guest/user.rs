@@ -63,7 +63,8 @@ async fn request(caller: &mut Caller<'_, CallState>, uri: i64, input: i64) -> Ho
     let uri = blocks::read(caller, uri, "the URI of a request", URI_BYTES_MAX).await?;
     let Ok(uri) = String::from_utf8(uri) else { return Ok(Err("the URI is not text".into())) };
     let input = Bytes::from(blocks::read(caller, input, "the input of a request", BODY_BYTES_MAX).await?);
-    let state = caller.data();
+    let state = caller.data_mut();
+    state.waits();
     let answer = state.world.request(&state.invocation, uri, input);
     // As a task of its own: what is polled from here runs on the guest's small stack, and whatever a request takes to
     // travel is not to be measured by that. Dropped with the guest.

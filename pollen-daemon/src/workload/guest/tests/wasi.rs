@@ -1,5 +1,7 @@
 //! WASI preview 1, as guests find it.
 
+use tokio::time::timeout;
+
 use super::*;
 
 const IMPORTS: &str = r#"
@@ -153,4 +155,33 @@ async fn exiting_ends_the_call_and_only_zero_is_success() {
     assert_eq!(call(&guest, "leave", b"").await.as_deref(), Ok(&b"goro"[..]));
     let died = CallError::Failed("it exited with status 2: goroutine gone".into());
     assert_eq!(call(&guest, "die", b"").await, Err(died));
+}
+
+#[tokio::test]
+async fn a_guest_that_computed_and_waits_is_no_longer_gone_around() {
+    let stage = Stage::with(|config| config.workers = 2);
+    let guest = guest(
+        &stage,
+        r#"(func $now (result i64)
+             (drop (call $clock (i32.const 1) (i64.const 0) (i32.const 256)))
+             (i64.load (i32.const 256)))
+           (func (export "f") (result i32) (local $end i64)
+             (local.set $end (i64.add (call $now) (i64.const 30000000)))
+             (loop $again (br_if $again (i64.lt_u (call $now) (local.get $end))))
+             (i32.store (i32.const 16) (i32.const 1))
+             (i64.store (i32.const 24) (i64.const 60000000000))
+             (call $poll (i32.const 0) (i32.const 128) (i32.const 1) (i32.const 200)))"#,
+    )
+    .await;
+    let waiting = tokio::spawn(async move { call(&guest, "f", b"").await });
+    let gone_around = || stage.engine.is_long(0) || stage.engine.is_long(1);
+    let until = async |wanted| {
+        while gone_around() != wanted {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), until(true)).await.expect("it computes for longer than a tick");
+    timeout(Duration::from_secs(10), until(false)).await.expect("it waits for a minute");
+    assert!(!waiting.is_finished() && stage.engine.running() == 1);
+    waiting.abort();
 }

@@ -44,6 +44,7 @@ pub fn define(linker: &mut Linker<CallState>) -> HostResult<()> {
                     Ok(subscriptions) => subscriptions,
                     Err(errno) => return Ok(code(Err(errno))),
                 };
+                caller.data_mut().waits();
                 let earliest = sleep(&subscriptions).await;
                 let (memory, _) = blocks::guest_memory(&mut caller)?;
                 HostResult::Ok(code(write(&mut Memory(memory), &subscriptions, earliest, events, happened)))
