@@ -3,7 +3,7 @@
 //! Invariant: equal inputs at equal times give equal outputs; a failed effect comes back as an input.
 //!
 //! The rooms: [`io`] is what goes in and out; `session` answers messages, `rolling` and `gossip` are the two things
-//! that sessions reconcile; `repairs` copies what deltas cannot settle; `local` is what this node says itself;
+//! that sessions reconcile; `silence` keeps what a quiet peer has; `repairs` copies what deltas cannot settle; `local` is what this node says itself;
 //! `seeding` and `hosting` say which seeds
 //! there are and which of them run here; `enroll` admits; `due` does whatever time or a change has made due.
 
@@ -12,6 +12,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
+use core::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
@@ -40,11 +41,13 @@ mod repairs;
 mod rolling;
 mod seeding;
 mod session;
+mod silence;
 mod why;
 
 pub use enroll::{FoundError, found};
 pub use io::*;
 pub use records::RestoreError;
+pub use silence::PATIENCE_DEFAULT;
 
 use dial::Dials;
 use due::Due;
@@ -93,6 +96,8 @@ pub struct Node {
     /// Where members can be reached as an invite said, until their own entries say it.
     contacts: BTreeMap<NodeKey, Vec<SocketAddr>>,
     due: Due,
+    /// How long a silent peer's connection is kept.
+    patience: Duration,
     refusals: BTreeMap<&'static str, u64>,
     outputs: VecDeque<Output>,
 }
@@ -124,6 +129,7 @@ impl Node {
             hosting: Hosting::new(now.mono),
             contacts: restored.contacts,
             due: Due::at_start(now.mono),
+            patience: silence::PATIENCE_DEFAULT,
             refusals: BTreeMap::new(),
             outputs: VecDeque::new(),
         };
@@ -239,7 +245,8 @@ impl Node {
         self.outputs.push_back(Output::Event(Event { kind, peer, message }));
     }
 
-    fn open_links(&self) -> impl Iterator<Item = (LinkId, &Link)> {
-        self.links.iter().filter(|(_, link)| link.is_open()).map(|(id, link)| (*id, link))
+    /// The links that carry anything now.
+    fn live_links(&self) -> impl Iterator<Item = (LinkId, &Link)> {
+        self.links.iter().filter(|(_, link)| link.is_live()).map(|(id, link)| (*id, link))
     }
 }

@@ -39,6 +39,10 @@ pub trait Links: Send + 'static {
     fn send(&self, link: LinkId, bytes: Vec<u8>);
     /// Send a datagram, best effort.
     fn send_datagram(&self, link: LinkId, bytes: Vec<u8>);
+    /// The link's peer answers nothing: keep its connection, and look for it there.
+    fn silent(&self, link: LinkId, addrs: Vec<SocketAddr>);
+    /// The link's peer answers again.
+    fn heard(&self, link: LinkId);
     /// Flush, then close.
     fn close(&self, link: LinkId, reason: String);
 }
@@ -54,6 +58,14 @@ impl Links for Mesh {
 
     fn send_datagram(&self, link: LinkId, bytes: Vec<u8>) {
         Self::send_datagram(self, link, bytes);
+    }
+
+    fn silent(&self, link: LinkId, addrs: Vec<SocketAddr>) {
+        Self::silent(self, link, addrs);
+    }
+
+    fn heard(&self, link: LinkId) {
+        Self::heard(self, link);
     }
 
     fn close(&self, link: LinkId, reason: String) {
@@ -271,6 +283,8 @@ impl<L: Links> Driver<L> {
                 Output::Dial { peer, addrs } => self.parts.links.dial(peer, addrs),
                 Output::Send { link, bytes } => self.parts.links.send(link, bytes),
                 Output::SendDatagram { link, bytes } => self.parts.links.send_datagram(link, bytes),
+                Output::Silent { link, addrs } => self.parts.links.silent(link, addrs),
+                Output::Heard { link } => self.parts.links.heard(link),
                 Output::Close { link, reason } => self.parts.links.close(link, reason),
                 Output::Persist { id, writes } => {
                     self.under_way += 1;

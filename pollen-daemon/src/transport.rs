@@ -8,6 +8,8 @@ mod endpoint;
 mod link;
 mod links;
 pub mod path;
+mod reset;
+mod seek;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -34,10 +36,11 @@ pub use self::snapshot::{MeshSnapshot, PathKind, PeerSnapshot};
 use self::dial::Dials;
 use self::links::Links;
 use self::path::PathSocket;
+use self::reset::ResetKey;
 use self::tls::Tls;
 
-/// How long a connection outlives silence. Long, so that it survives a change of path; the core's probes judge links.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection outlives silence, for QUIC: longer than anybody may set the core's patience, which ends it.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(25 * 60 * 60);
 /// How long goodbyes may take when the endpoint closes.
 const SHUTDOWN_BOUND: Duration = Duration::from_secs(1);
 
@@ -229,8 +232,9 @@ impl Mesh {
     ) -> io::Result<Self> {
         let drops = Arc::new(Drops::default());
         let key = config.secret.public();
+        let reset = ResetKey::of(&config.secret);
         let path = Arc::new(PathSocket::bind(config.secret, random()?, config.port, drops.clone())?);
-        let endpoint = endpoint::endpoint(&tls, path.clone(), config.idle_timeout)?;
+        let endpoint = endpoint::endpoint(&tls, reset, path.clone(), config.idle_timeout)?;
         Ok(Self(Arc::new(Inner {
             key,
             tls,
@@ -268,7 +272,7 @@ impl Mesh {
         dial::connect(&self.0, peer, addrs).await
     }
 
-    /// The current connection with `peer`.
+    /// The current connection with `peer`, if it answers.
     pub async fn connection(&self, peer: NodeKey) -> Option<quinn::Connection> {
         self.0.links.connection(&peer)
     }
@@ -287,6 +291,22 @@ impl Mesh {
             let datagram = [&[CORE_DATAGRAM], bytes.as_slice()].concat();
             // Best effort: the core's probes are repeated, and a lost connection shows as `LinkDown`.
             let _unsent = link.connection.send_datagram(datagram.into());
+        }
+    }
+
+    /// The link's peer has fallen silent: nothing new goes to it, and it is looked for at `addrs` and where it was,
+    /// until it is heard. Again with other addresses: it is looked for there instead.
+    pub fn silent(&self, link: LinkId, addrs: Vec<SocketAddr>) {
+        if let Some(link) = self.0.links.link(link) {
+            let seeking = self.0.runtime.spawn(seek::run(self.0.clone(), link.clone(), addrs));
+            link.fell_silent(seeking.abort_handle());
+        }
+    }
+
+    /// The link's peer answers again.
+    pub fn heard(&self, link: LinkId) {
+        if let Some(link) = self.0.links.link(link) {
+            link.answers();
         }
     }
 

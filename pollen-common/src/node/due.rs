@@ -3,6 +3,8 @@
 
 use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::net::SocketAddr;
 use core::time::Duration;
 
 use rand_core::RngCore;
@@ -60,6 +62,7 @@ impl Node {
             self.due.by(now.mono + wait);
         }
         self.probe_links(now);
+        self.give_up_silent(now);
         self.time_out_sessions(now);
         self.time_out_repairs(now);
         self.author(now);
@@ -73,6 +76,7 @@ impl Node {
             self.want_links(now);
         }
         self.dial_due(now);
+        self.seek_silent();
         self.compare_with_one(now);
         self.flush(now);
     }
@@ -90,16 +94,14 @@ impl Node {
     fn want_links(&mut self, now: Now) {
         // Those that are closing too: a new one begins when the old one is gone.
         let linked: BTreeSet<NodeKey> = self.links.values().map(|link| link.peer).collect();
-        let standing: alloc::vec::Vec<_> = self.view.nodes.keys().copied().collect();
+        let standing: Vec<_> = self.view.nodes.keys().copied().collect();
         let (none, wanted) = (BTreeSet::new(), neighbours(&self.me, &standing).difference(&linked).copied().collect());
         self.dials.want(&self.me, if self.local.leaving { &none } else { &wanted }, now.mono);
     }
 
     fn dial_due(&mut self, now: Now) {
         for peer in self.dials.poll(now.mono) {
-            let known = self.view.nodes.get(&peer).map(|info| info.addrs.clone()).unwrap_or_default();
-            let told = self.contacts.get(&peer).cloned().unwrap_or_default();
-            let addrs = if known.is_empty() { told } else { known };
+            let addrs = self.addrs_of(&peer);
             if addrs.is_empty() {
                 self.dials.failed(peer, now.mono, &mut self.rng);
             } else {
@@ -111,10 +113,16 @@ impl Node {
         }
     }
 
+    /// Where a peer may be: as it says itself, or else as an invite said.
+    pub(super) fn addrs_of(&self, peer: &NodeKey) -> Vec<SocketAddr> {
+        let known = self.view.nodes.get(peer).map(|info| info.addrs.clone()).unwrap_or_default();
+        if known.is_empty() { self.contacts.get(peer).cloned().unwrap_or_default() } else { known }
+    }
+
     /// Anti-entropy: one neighbour at a time is told our roots and asked for its own.
     fn compare_with_one(&mut self, now: Now) {
         if self.due.anti_entropy <= now.mono {
-            let open: alloc::vec::Vec<_> = self.open_links().map(|(id, _)| id).collect();
+            let open: Vec<_> = self.live_links().map(|(id, _)| id).collect();
             if let Some(id) = usize::try_from(self.rng.next_u32()).ok().and_then(|n| open.get(n % open.len().max(1))) {
                 self.send_roots(*id, true);
             }

@@ -200,7 +200,7 @@ impl Node {
 
     /// Sends what neighbours lack, as far as their streams have room and the pace allows.
     pub(super) fn flush(&mut self, now: Now) {
-        let open: Vec<_> = self.open_links().map(|(id, _)| id).collect();
+        let open: Vec<_> = self.live_links().map(|(id, _)| id).collect();
         for id in open {
             let Some(link) = self.links.get_mut(&id) else { continue };
             if link.compare_at.is_some_and(|at| at <= now.mono) {

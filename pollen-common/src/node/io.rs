@@ -4,6 +4,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
+use core::time::Duration;
 
 use crate::identity::{Digest, NodeKey};
 use crate::roll::Rights;
@@ -61,6 +62,11 @@ pub enum Output {
     Send { link: LinkId, bytes: Vec<u8> },
     /// Send one datagram, best effort.
     SendDatagram { link: LinkId, bytes: Vec<u8> },
+    /// The link's peer has fallen silent. Its connection and all streams on it stay; prove the peer anew at any of
+    /// `addrs`, or where it was, until `Heard` or `LinkDown`. Said again when its addresses change.
+    Silent { link: LinkId, addrs: Vec<SocketAddr> },
+    /// The link's peer answers again.
+    Heard { link: LinkId },
     /// Flush what was sent, then close the connection, telling the peer `reason`. `LinkDown` still follows.
     Close { link: LinkId, reason: String },
     /// Write all of `writes` atomically and durably, then say `Persisted`. Batches are written in order.
@@ -137,6 +143,10 @@ pub enum Command {
     Unseed {
         name: Name,
     },
+    /// How long the connection of a silent peer is kept. Idempotent.
+    Patience {
+        patience: Duration,
+    },
     /// Hand over: this node shall host nothing. Answered when that is published; the view shows when others have taken
     /// over. Undone by a restart.
     Drain,
@@ -199,6 +209,8 @@ pub enum EventKind {
     PeerDown,
     /// A connection ended, with its reason; the peer may be online by others.
     LinkDown,
+    /// A peer answers nothing over its connection, which is kept; or it does again.
+    LinkSilent,
     Joined,
     Admitted,
     Denied,

@@ -4,6 +4,7 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::net::SocketAddr;
 use core::time::Duration;
 
 use crate::identity::{Digest, NodeKey};
@@ -102,6 +103,10 @@ pub(super) struct Link {
     pub(super) goodbye: bool,
     /// It carried everything, at some time.
     pub(super) was_open: bool,
+    /// The peer answers no probes, since this moment: not alive, but its connection and all that is on it waits.
+    pub(super) silent: Option<Instant>,
+    /// Where the peer is being looked for meanwhile.
+    pub(super) sought_at: Vec<SocketAddr>,
     pub(super) unsent: usize,
     pub(super) roll_pull: Option<Pull>,
     staged: Vec<Arc<Statement>>,
@@ -132,6 +137,8 @@ impl Link {
             progress: now,
             goodbye: false,
             was_open: false,
+            silent: None,
+            sought_at: Vec::new(),
             unsent: 0,
             roll_pull: None,
             staged: Vec::new(),
@@ -148,6 +155,11 @@ impl Link {
 
     pub(super) fn is_open(&self) -> bool {
         self.phase == Phase::Open
+    }
+
+    /// Open, and its peer answers.
+    pub(super) fn is_live(&self) -> bool {
+        self.is_open() && self.silent.is_none()
     }
 
     /// Takes out the statements kept back.

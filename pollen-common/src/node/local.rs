@@ -72,6 +72,7 @@ impl Node {
             Command::Offer { capacity } => self.offer(id, capacity, now),
             Command::Seed { name, terms } => self.seed(id, &name, &terms, now),
             Command::Unseed { name } => self.unseed(id, &name, now),
+            Command::Patience { patience } => self.set_patience(id, patience),
             Command::Drain => self.drain(id, now),
             Command::Leave => {
                 self.leave(now);
@@ -266,8 +267,8 @@ impl Node {
 
     /// Own claims of links: exactly those that are open.
     pub(super) fn claim_links(&mut self, now: Now) {
-        let open = self.links.values().filter(|link| link.is_open());
-        let linked: BTreeMap<Vec<u8>, Vec<u8>> = open.map(|link| entries::link(&link.peer)).collect();
+        let live = self.links.values().filter(|link| link.is_live());
+        let linked: BTreeMap<Vec<u8>, Vec<u8>> = live.map(|link| entries::link(&link.peer)).collect();
         let claimed = self.authoring.keys(Lane::Live, &[]);
         // Neither exceeds the quota: a link's entry is small, and neighbours are few.
         for key in claimed.iter().filter(|key| entries::is_link(key) && !linked.contains_key(&key[..])) {

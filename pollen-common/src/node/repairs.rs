@@ -181,7 +181,7 @@ impl Node {
 
     /// Compares with all neighbours: whoever holds the newer head offers it again.
     fn ask_everyone(&mut self) {
-        let open: Vec<_> = self.open_links().map(|(id, _)| id).collect();
+        let open: Vec<_> = self.live_links().map(|(id, _)| id).collect();
         open.into_iter().for_each(|id| self.send_roots(id, true));
     }
 }

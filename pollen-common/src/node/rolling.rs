@@ -183,7 +183,7 @@ impl Node {
         }
         if merged.changed() {
             self.persist_roll(&merged.added, &merged.removed);
-            let others: Vec<_> = self.open_links().map(|(id, _)| id).filter(|id| Some(*id) != from).collect();
+            let others: Vec<_> = self.live_links().map(|(id, _)| id).filter(|id| Some(*id) != from).collect();
             for id in others.into_iter().filter(|_| !merged.added.is_empty()) {
                 self.send_statements(id, &merged.added, false);
             }
@@ -202,8 +202,9 @@ impl Node {
     /// Who stands may have changed, by the roll or by the clock.
     pub(super) fn standing_changed(&mut self, now: Now) {
         let standing = self.standing.clone();
-        let fallen: Vec<_> = (self.open_links())
-            .filter_map(|(id, link)| Some((id, standing.stands(&link.peer, now.unix).err()?)))
+        // Those that are silent too: whoever does not stand may not come back.
+        let fallen: Vec<_> = (self.links.iter().filter(|(_, link)| link.is_open()))
+            .filter_map(|(id, link)| Some((*id, standing.stands(&link.peer, now.unix).err()?)))
             .collect();
         for (id, reason) in fallen {
             self.refuse("not_standing");

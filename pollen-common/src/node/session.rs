@@ -44,8 +44,8 @@ impl Node {
     }
 
     pub(super) fn link_bytes(&mut self, id: LinkId, bytes: &[u8], now: Now) {
+        self.heard(id, now);
         let Some(link) = self.links.get_mut(&id) else { return };
-        link.probe.heard(now.mono);
         link.frames.push(bytes);
         while let Some(link) = self.links.get_mut(&id).filter(|link| link.phase != Phase::Closing) {
             match link.frames.poll().map(|body| body.map(|body| Message::decode(&body))) {
@@ -65,24 +65,26 @@ impl Node {
     }
 
     pub(super) fn link_datagram(&mut self, id: LinkId, bytes: &[u8], now: Now) {
-        let Some(link) = self.links.get_mut(&id) else { return };
+        if !self.links.contains_key(&id) {
+            return;
+        }
         let Some((tag, number)) = bytes.split_first().and_then(|(tag, rest)| Some((*tag, rest.try_into().ok()?)))
         else {
             return self.refuse("malformed_probe");
         };
         match tag {
             PING => {
-                link.probe.heard(now.mono);
+                self.heard(id, now);
                 self.outputs.push_back(super::Output::SendDatagram { link: id, bytes: probe(PONG, number) });
             }
-            PONG => link.probe.heard(now.mono),
+            PONG => self.heard(id, now),
             _ => self.refuse("unknown_probe"),
         }
     }
 
-    /// Sends the probes that are due, and gives up links whose peers are dead.
+    /// Sends the probes that are due, and notes whose peers have fallen silent.
     pub(super) fn probe_links(&mut self, now: Now) {
-        let mut dead = Vec::new();
+        let mut silent = Vec::new();
         for (id, link) in self.links.iter_mut().filter(|(_, link)| link.phase != Phase::Closing) {
             loop {
                 match link.probe.poll(now.mono) {
@@ -90,10 +92,7 @@ impl Node {
                         let bytes = probe(PING, number.to_be_bytes());
                         self.outputs.push_back(super::Output::SendDatagram { link: *id, bytes });
                     }
-                    Action::Dead => {
-                        dead.push(*id);
-                        break;
-                    }
+                    Action::Silent => silent.push(*id),
                     Action::Wait(until) => {
                         self.due.by(until);
                         break;
@@ -101,7 +100,7 @@ impl Node {
                 }
             }
         }
-        dead.into_iter().for_each(|id| self.close(id, "the peer does not answer probes"));
+        silent.into_iter().for_each(|id| self.fell_silent(id, now));
     }
 
     pub(super) fn link_down(&mut self, id: LinkId, reason: &str, now: Now) {

@@ -56,6 +56,9 @@ pub(super) struct Watch {
     pub(super) flaky: usize,
 }
 
+/// How long a machine that has started may take to hear of all others, over this network.
+const JUST_STARTED: Duration = Duration::from_secs(1);
+
 /// What is wrong again and again need not be told more often.
 const GAPS_MAX: usize = 5;
 
@@ -120,12 +123,13 @@ impl World {
     }
 
     /// Whether a machine's view names a replica that serves and can be reached. One that does not know the seed yet, or
-    /// has met nobody since it started, asks for nothing.
+    /// has met nobody or only just started, asks for nothing: it hears of those who serve from one neighbour at a time.
     fn can_call(&self, at: At, name: &Name) -> bool {
         let Some(node) = self.node(at) else { return true };
         let view = node.view();
         let Some(seed) = view.seeds.get(name) else { return true };
-        if view.nodes.values().filter(|info| info.liveness.is_online()).count() < 2 {
+        let just_started = self.clock().mono.since(self.machines[at].started) < JUST_STARTED;
+        if just_started || view.nodes.values().filter(|info| info.liveness.is_online()).count() < 2 {
             return true;
         }
         let serves = |id: &VersionId, key: &NodeKey| {

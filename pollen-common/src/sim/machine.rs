@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use super::hosting::Seeds;
 use crate::identity::{NodeKey, SecretKey, Strict};
 use crate::node::{Node, NodeConfig, PersistId, Write};
-use crate::time::Now;
+use crate::time::{Instant, Now};
 
 /// A machine. What survives a crash is its secret and its disk, nothing else.
 pub struct Machine {
@@ -18,6 +18,8 @@ pub struct Machine {
     writing: VecDeque<(PersistId, Vec<Write>)>,
     /// Raised at every start: what was meant for an earlier life is not delivered.
     pub(super) life: u64,
+    /// When this life began.
+    pub(super) started: Instant,
     pub(super) repair: bool,
     pub(super) seeds: Seeds,
 }
@@ -30,6 +32,7 @@ impl Machine {
             disk: BTreeMap::new(),
             writing: VecDeque::new(),
             life: 0,
+            started: Instant::default(),
             repair,
             seeds: Seeds::default(),
         };
@@ -46,6 +49,7 @@ impl Machine {
             disk,
             writing: VecDeque::new(),
             life: 0,
+            started: Instant::default(),
             repair: self.repair,
             seeds: Seeds::default(),
         }
@@ -57,6 +61,7 @@ impl Machine {
 
     pub(super) fn start(&mut self, entropy: [u8; 32], now: Now) {
         self.life += 1;
+        self.started = now.mono;
         let config =
             NodeConfig { repair: self.repair, ..NodeConfig::new(self.secret.clone(), entropy, Arc::new(Strict)) };
         let records = self.disk.iter().map(|(key, value)| (key.clone(), value.clone())).collect();

@@ -1,7 +1,8 @@
 //! Connections between simulated machines: ordered bytes in pieces of any size, datagrams that may be lost, and ends
 //! that go down at different times. Owns what is in flight.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec::Vec;
 
 use crate::node::LinkId;
 use crate::time::Instant;
@@ -18,6 +19,8 @@ pub(super) struct End {
     pub(super) clear: Instant,
     /// This end has not been told of the connection's end.
     pub(super) up: bool,
+    /// Bytes that came while nothing crosses: as QUIC does, they are sent again until it does.
+    pub(super) waiting: VecDeque<Vec<u8>>,
 }
 
 #[derive(Clone, Debug)]
@@ -26,8 +29,6 @@ pub(super) struct Connection {
     /// Bytes that will still be delivered before it is cut; `None`: no cut is planned.
     pub(super) bytes_left: Option<usize>,
     pub(super) open: bool,
-    /// Bytes were lost in a partition: none of what follows them is delivered.
-    pub(super) lost: bool,
 }
 
 /// All connections, and who can reach whom.
@@ -53,10 +54,10 @@ impl Network {
             self.last_link += 1;
             let link = LinkId(self.last_link);
             self.by_link.insert((machine, link), self.last);
-            End { machine, link, clear: now, up: true }
+            End { machine, link, clear: now, up: true, waiting: VecDeque::new() }
         };
         let ends = [end(from), end(to)];
-        self.connections.insert(self.last, Connection { ends, bytes_left: None, open: true, lost: false });
+        self.connections.insert(self.last, Connection { ends, bytes_left: None, open: true });
         self.last
     }
 

@@ -22,6 +22,12 @@ use crate::time::{Instant, Now, UnixMs};
 use crate::views::VersionId;
 use crate::wire::{Frames, Message, framed};
 
+/// How often what a partition keeps back is sent again.
+const SEND_AGAIN: Duration = Duration::from_millis(200);
+
+/// What whoever holds a connection with a machine that has died since is told when that machine is back.
+const RESET: &str = "reset by the peer, which was restarted";
+
 /// Virtual time begins here; the wall clock of every machine with it.
 const EPOCH_UNIX_MS: u64 = 1_800_000_000_000;
 
@@ -50,6 +56,11 @@ pub(super) enum Event {
         connection: u64,
         end: usize,
         bytes: Vec<u8>,
+    },
+    /// What a partition keeps back is sent again.
+    Again {
+        connection: u64,
+        end: usize,
     },
     Writable {
         connection: u64,
@@ -260,7 +271,7 @@ impl World {
         }
     }
 
-    /// Kills a machine. Its connections go silent; the other ends notice by themselves.
+    /// Kills a machine. Its connections go silent; the other ends wait for it until it is back and knows nothing of them.
     pub fn crash(&mut self, at: At) {
         self.machines[at].crash();
         self.wakes[at] = None;
@@ -397,6 +408,8 @@ impl World {
             Output::Reply { id, result } => drop(self.replies.insert(id, result)),
             Output::StartReplica { version, name, holders } => self.start_replica(at, version, name, &holders),
             Output::StopReplica { version } => self.stop_replica(at, version),
+            // This network finds machines wherever they are.
+            Output::Silent { .. } | Output::Heard { .. } => {}
             Output::ViewChanged | Output::Event(_) => {}
         }
     }
@@ -496,10 +509,16 @@ impl World {
                 }
             }
             Event::Bytes { connection, end, bytes } => {
-                if !self.lost(connection) {
-                    self.arrive(connection, end, |link| Input::LinkBytes { link, bytes });
+                let waiting = self.network.connections.get_mut(&connection).map(|c| &mut c.ends[end].waiting);
+                let first = waiting.is_some_and(|waiting| {
+                    waiting.push_back(bytes);
+                    waiting.len() == 1
+                });
+                if first {
+                    self.deliver(connection, end);
                 }
             }
+            Event::Again { connection, end } => self.deliver(connection, end),
             Event::Writable { connection, end } => self.arrive(connection, end, |link| Input::LinkWritable { link }),
             Event::Datagram { connection, end, bytes } => {
                 self.arrive(connection, end, |link| Input::LinkDatagram { link, bytes });
@@ -523,6 +542,13 @@ impl World {
             self.input(from, Input::DialFailed { peer: to, reason: "unreachable".into() });
             return;
         }
+        // Whoever died knows nothing of what it had, and says so to those who still hold it.
+        let stale = self.network.connections.iter().filter(|(_, connection)| {
+            let [a, b] = &connection.ends;
+            (a.up != b.up) && [(from, at), (at, from)].contains(&(a.machine, b.machine))
+        });
+        let stale: Vec<_> = stale.map(|(number, connection)| (*number, usize::from(connection.ends[1].up))).collect();
+        stale.into_iter().for_each(|(number, end)| self.down(number, end, RESET.into()));
         let number = self.network.connect(from, at, self.now);
         let links = self.network.connections[&number].ends.each_ref().map(|end| end.link);
         let peer = self.machines[from].key();
@@ -530,25 +556,32 @@ impl World {
         self.input(at, Input::LinkUp { link: links[1], peer, dialed: false });
     }
 
-    /// Whether bytes of a connection are lost: from the first that a partition keeps back on, all are, as the ends
-    /// give each other up before it heals.
-    fn lost(&mut self, number: u64) -> bool {
-        let Some(connection) = self.network.connections.get(&number) else { return true };
-        let [a, b] = connection.ends.each_ref().map(|end| end.machine);
-        if !connection.lost && !self.network.reaches(a, b) {
-            self.network.connections.get_mut(&number).into_iter().for_each(|connection| connection.lost = true);
-            self.end(number, [Duration::from_secs(3); 2], "partitioned");
-            return true;
+    /// Hands over the bytes that wait at an end, in order, if anything crosses; else tries again.
+    fn deliver(&mut self, number: u64, end: usize) {
+        while let Some(connection) = self.network.connections.get(&number) {
+            let [to, from] = [connection.ends[end].machine, connection.ends[1 - end].machine];
+            let crosses = self.network.reaches(to, from);
+            let waiting = self.network.connections.get_mut(&number).map(|c| &mut c.ends[end].waiting);
+            let Some(waiting) = waiting.filter(|waiting| !waiting.is_empty()) else { return };
+            if !crosses {
+                return self.later(SEND_AGAIN, Event::Again { connection: number, end });
+            }
+            let bytes = waiting.pop_front().unwrap_or_default();
+            self.arrive(number, end, |link| Input::LinkBytes { link, bytes });
         }
-        connection.lost
     }
 
     fn arrive(&mut self, number: u64, end: usize, input: impl FnOnce(LinkId) -> Input) {
         let Some(connection) = self.network.connections.get(&number) else { return };
         let [to, from] = [&connection.ends[end], &connection.ends[1 - end]];
-        if to.up && self.network.reaches(to.machine, from.machine) {
-            let (machine, link) = (to.machine, to.link);
+        if !self.network.reaches(to.machine, from.machine) {
+            return;
+        }
+        let (machine, link) = (to.machine, to.link);
+        if to.up {
             self.input(machine, input(link));
+        } else if self.machines[machine].node.is_some() {
+            self.down(number, 1 - end, RESET.into());
         }
     }
 

@@ -35,6 +35,12 @@ impl Links for Recorded {
     fn send_datagram(&self, link: LinkId, _: Vec<u8>) {
         self.note(format!("datagram on {}", link.0));
     }
+    fn silent(&self, link: LinkId, _: Vec<SocketAddr>) {
+        self.note(format!("silent {}", link.0));
+    }
+    fn heard(&self, link: LinkId) {
+        self.note(format!("heard {}", link.0));
+    }
     fn close(&self, link: LinkId, _: String) {
         self.note(format!("close {}", link.0));
     }

@@ -4,10 +4,11 @@
 use pollen_common::node::EventKind;
 
 /// Every kind of event, so that a metric has its series from the start.
-pub const EVENTS: [EventKind; 13] = [
+pub const EVENTS: [EventKind; 14] = [
     EventKind::PeerUp,
     EventKind::PeerDown,
     EventKind::LinkDown,
+    EventKind::LinkSilent,
     EventKind::Joined,
     EventKind::Admitted,
     EventKind::Denied,
@@ -27,6 +28,7 @@ pub const fn event(kind: EventKind) -> &'static str {
         EventKind::PeerUp => "peer_up",
         EventKind::PeerDown => "peer_down",
         EventKind::LinkDown => "link_down",
+        EventKind::LinkSilent => "link_silent",
         EventKind::Joined => "joined",
         EventKind::Admitted => "admitted",
         EventKind::Denied => "denied",

@@ -33,6 +33,8 @@ const ACCEPTS_MAX: usize = 256;
 pub enum DialError {
     #[error("no address of it is known")]
     NoAddress,
+    #[error("it answers nothing over the connection that there is")]
+    Silent,
     #[error("it did not answer at {0}")]
     NoAnswer(String),
     #[error("its QUIC handshake failed: {0}")]
@@ -64,8 +66,14 @@ pub async fn connect(inner: &Arc<Inner>, peer: NodeKey, addrs: Vec<SocketAddr>) 
     if peer == inner.key {
         return Err(DialError::Ourselves);
     }
-    if let Some(connection) = inner.links.connection(&peer) {
-        return Ok(connection);
+    if let Some(link) = inner.links.current(&peer) {
+        // A silent peer is being looked for already; a connection that is gone meanwhile is dialled anew.
+        if timeout(PROVE_BOUND, link.answering()).await.is_err() {
+            return Err(DialError::Silent);
+        }
+        if link.connection.close_reason().is_none() {
+            return Ok(link.connection.clone());
+        }
     }
     if addrs.is_empty() {
         return Err(DialError::NoAddress);

@@ -13,6 +13,7 @@ use quinn::{
 };
 
 use super::path::PathSocket;
+use super::reset::{Cids, ResetKey};
 use super::tls::Tls;
 
 /// The longest QUIC packet: 1500 bytes of Ethernet without IPv6 and UDP headers and a circuit's 8 bytes, so that a
@@ -52,8 +53,9 @@ impl Allowance {
 }
 
 /// The endpoint over `path`; must be called within its runtime.
-pub fn endpoint(tls: &Tls, path: Arc<PathSocket>, idle_timeout: Duration) -> io::Result<Endpoint> {
-    let (config, server) = settings(tls, idle_timeout)?;
+pub fn endpoint(tls: &Tls, reset: ResetKey, path: Arc<PathSocket>, idle_timeout: Duration) -> io::Result<Endpoint> {
+    let (mut config, server) = settings(tls, idle_timeout)?;
+    config.reset_key(Arc::new(reset)).cid_generator(|| Box::new(Cids));
     Endpoint::new_with_abstract_socket(config, Some(server), path, Arc::new(TokioRuntime))
 }
 

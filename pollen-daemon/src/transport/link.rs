@@ -13,6 +13,7 @@ use pollen_common::node::LinkId;
 use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream, VarInt, WriteError};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::drops::{DropReason, Drops};
@@ -49,6 +50,10 @@ pub struct Link {
     stranger: AtomicBool,
     orders: mpsc::UnboundedSender<Order>,
     queued: AtomicUsize,
+    /// Looks for the peer while it is silent.
+    seeking: Mutex<Option<AbortHandle>>,
+    /// Whether the peer answers.
+    answering: watch::Sender<bool>,
     /// Why we closed it, if we did.
     closed_because: Mutex<Option<String>>,
     down: watch::Sender<bool>,
@@ -86,6 +91,8 @@ impl Link {
             stranger: AtomicBool::new(stranger),
             orders,
             queued: AtomicUsize::new(0),
+            seeking: Mutex::default(),
+            answering: watch::Sender::new(true),
             closed_because: Mutex::default(),
             down: watch::Sender::new(false),
         };
@@ -95,6 +102,38 @@ impl Link {
     /// Whether it counts against what strangers may take.
     pub fn is_stranger(&self) -> bool {
         self.stranger.load(Ordering::Relaxed)
+    }
+
+    /// The peer answers nothing, and is looked for by `seeking` alone from now on.
+    pub fn fell_silent(&self, seeking: AbortHandle) {
+        self.answering.send_replace(false);
+        self.seek_by(Some(seeking));
+    }
+
+    /// The peer answers again.
+    pub fn answers(&self) {
+        self.seek_by(None);
+        self.answering.send_replace(true);
+    }
+
+    /// Whether the peer is silent.
+    pub fn is_silent(&self) -> bool {
+        !*self.answering.borrow()
+    }
+
+    /// Waits until the peer answers or the connection is gone.
+    pub async fn answering(&self) {
+        let mut answering = self.answering.subscribe();
+        tokio::select! {
+            // An error means that nobody will say it any more.
+            _ = answering.wait_for(|answering| *answering) => {}
+            _ = self.connection.closed() => {}
+        }
+    }
+
+    fn seek_by(&self, seeking: Option<AbortHandle>) {
+        let before = std::mem::replace(&mut *self.seeking.lock().unwrap_or_else(PoisonError::into_inner), seeking);
+        before.inspect(AbortHandle::abort);
     }
 
     /// Queues `bytes` for the ordered stream, or closes the link if too many wait.
@@ -177,6 +216,7 @@ pub async fn run(
         error = link.connection.closed() => error,
         error = session.run(stream, orders, &up) => error,
     };
+    link.seek_by(None);
     inner.handler.closed(link.connection.stable_id());
     inner.links.remove(link.id);
     let reason = link.reason(&error);

@@ -71,7 +71,8 @@ impl Links {
         let existing = existing.filter(|link| link.connection.close_reason().is_none());
         if let Some(existing) = &existing {
             let age = now.saturating_duration_since(existing.since);
-            if !newer_stays(&self.us, &peer, existing.dialed, age, dialed) {
+            // Whoever dials has lost what it had, and what is silent here is what it lost.
+            if !existing.is_silent() && !newer_stays(&self.us, &peer, existing.dialed, age, dialed) {
                 return Admission::Duplicate(existing.clone());
             }
         }
@@ -99,11 +100,16 @@ impl Links {
         self.lock().links.get(&id).cloned()
     }
 
-    /// The current connection with `peer`.
-    pub fn connection(&self, peer: &NodeKey) -> Option<quinn::Connection> {
+    /// The current link with `peer`, which may be silent.
+    pub fn current(&self, peer: &NodeKey) -> Option<Arc<Link>> {
         let state = self.lock();
         let link = state.current.get(peer).and_then(|id| state.links.get(id))?;
-        link.connection.close_reason().is_none().then(|| link.connection.clone())
+        link.connection.close_reason().is_none().then(|| link.clone())
+    }
+
+    /// The current connection with `peer`, if it answers.
+    pub fn connection(&self, peer: &NodeKey) -> Option<quinn::Connection> {
+        self.current(peer).filter(|link| !link.is_silent()).map(|link| link.connection.clone())
     }
 
     /// All links, oldest first.

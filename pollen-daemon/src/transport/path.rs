@@ -5,6 +5,7 @@
 pub mod address;
 pub mod batch;
 pub mod bind;
+mod last;
 pub mod routes;
 mod socket;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use tokio::sync::{Notify, oneshot};
 use self::address::{Source, VirtualAddr};
 use self::batch::{Batcher, Datagrams};
 use self::bind::{Binder, TooManyDials};
+use self::last::Last;
 use self::routes::Routes;
 use self::socket::Udp;
 use super::drops::{DropReason, Drops};
@@ -46,6 +48,7 @@ pub struct PathSocket {
     /// Dials that wait for their source to be proved.
     waiting: Mutex<HashMap<[u8; 16], oneshot::Sender<()>>>,
     batcher: Mutex<Batcher>,
+    last: Mutex<Last>,
     flush: Notify,
     drops: Arc<Drops>,
 }
@@ -69,6 +72,7 @@ impl PathSocket {
             binder: Mutex::new(Binder::new(secret, cookie_key, Instant::now())),
             waiting: Mutex::default(),
             batcher: Mutex::default(),
+            last: Mutex::default(),
             flush: Notify::new(),
             drops,
         })
@@ -111,6 +115,7 @@ impl PathSocket {
     pub fn hold(self: &Arc<Self>, peer: &NodeKey) -> Held {
         let address = VirtualAddr::of(peer);
         self.change(|routes| routes.hold(address));
+        locked!(self.last.lock()).hold(address);
         Held { path: self.clone(), address }
     }
 
@@ -138,6 +143,15 @@ impl PathSocket {
                     return;
                 }
             }
+        }
+    }
+
+    /// Sends once more what was sent to `peer` last: a path to it is alive again.
+    pub fn replay(&self, peer: &NodeKey) {
+        let address = VirtualAddr::of(peer);
+        let last = locked!(self.last.lock()).of(&address).map(<[u8]>::to_vec);
+        if let Some((bytes, to)) = last.zip(self.snapshot().route(&address)) {
+            self.udp.send_datagram(to, &bytes, &self.drops);
         }
     }
 
@@ -202,6 +216,10 @@ impl PathSocket {
             if self.change(|routes| routes.bind(source, peer, nonce)).is_err() {
                 return self.drops.count(DropReason::BindingsFull);
             }
+            if !outcome.ours {
+                // It looks for us: what it last was sent it may not have, nor we its answer.
+                self.replay(&peer);
+            }
             let dial = if outcome.ours { locked!(self.waiting.lock()).remove(&nonce.0) } else { None };
             if let Some(dial) = dial {
                 // The dialler may have given up just now.
@@ -209,7 +227,7 @@ impl PathSocket {
             }
         }
         if let Some(reply) = outcome.reply {
-            self.udp.send_probe(source, &reply, &self.drops);
+            self.udp.send_datagram(source, &reply, &self.drops);
         }
     }
 }
@@ -220,8 +238,9 @@ impl AsyncUdpSocket for PathSocket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let route = VirtualAddr::from_socket(&transmit.destination).and_then(|peer| self.snapshot().route(&peer));
-        let Some(to) = route else {
+        let peer = VirtualAddr::from_socket(&transmit.destination);
+        let route = peer.and_then(|peer| Some((peer, self.snapshot().route(&peer)?)));
+        let Some((peer, to)) = route else {
             // An error here would end the connection's driver without closing it: lost is what UDP may be.
             self.drops.count(DropReason::NoRoute);
             return Ok(());
@@ -230,6 +249,7 @@ impl AsyncUdpSocket for PathSocket {
         let datagrams = Datagrams { to, ecn: transmit.ecn, segment, bytes: transmit.contents };
         let mut batcher = locked!(self.batcher.lock());
         batcher.push(datagrams, &mut self.udp.sender(&self.drops))?;
+        locked!(self.last.lock()).sent(&peer, segment, transmit.contents);
         if batcher.is_waiting() {
             self.flush.notify_one();
         }
@@ -328,7 +348,7 @@ impl Proving {
     fn ask(&mut self) -> Duration {
         let packets = locked!(self.path.binder.lock()).packets(self.nonce);
         for (to, packet) in packets {
-            self.path.udp.send_probe(to, &packet, &self.path.drops);
+            self.path.udp.send_datagram(to, &packet, &self.path.drops);
         }
         self.sent += 1;
         bind::retry_after(self.sent)
@@ -351,7 +371,10 @@ pub struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.path.change(|routes| routes.release(self.address));
+        let last_one = self.path.change(|routes| routes.release(self.address));
+        if last_one {
+            locked!(self.path.last.lock()).release(&self.address);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod goodput;
 mod hostile;
 mod lifecycle;
+mod silence;
 mod traffic;
 
 use pollen_common::wire::streams::StreamKind;

@@ -96,14 +96,15 @@ impl Routes {
         *self.held.entry(peer).or_insert(0) += 1;
     }
 
-    /// A connection with `peer` ended.
-    pub fn release(&mut self, peer: VirtualAddr) {
-        if let Some(connections) = self.held.get_mut(&peer) {
-            *connections -= 1;
-            if *connections == 0 {
-                self.held.remove(&peer);
-            }
+    /// A connection with `peer` ended. Whether it was the last one.
+    pub fn release(&mut self, peer: VirtualAddr) -> bool {
+        let Some(connections) = self.held.get_mut(&peer) else { return true };
+        *connections -= 1;
+        let last = *connections == 0;
+        if last {
+            self.held.remove(&peer);
         }
+        last
     }
 
     /// Frees a place for a source of `peer` if one is needed.

@@ -43,10 +43,10 @@ impl Udp {
         Ok(Self { io: UdpSocket::from_std(socket.into())?, state, buffers, ipv4_only })
     }
 
-    /// Sends one probe, or counts why not: whoever waits for it asks again.
-    pub fn send_probe(&self, to: Source, bytes: &[u8], drops: &Drops) {
-        let probe = Datagrams { to, ecn: None, segment: bytes.len(), bytes };
-        if self.sender(drops).send(probe).is_err() {
+    /// Sends one datagram past the batch, or counts why not: whoever waits for it asks again.
+    pub fn send_datagram(&self, to: Source, bytes: &[u8], drops: &Drops) {
+        let datagram = Datagrams { to, ecn: None, segment: bytes.len(), bytes };
+        if self.sender(drops).send(datagram).is_err() {
             drops.count(DropReason::SendError);
         }
     }
@@ -131,7 +131,7 @@ mod tests {
         for udp in [Udp::over(ipv4(0).unwrap(), true).unwrap(), Udp::bind(0).unwrap()] {
             let other = UdpSocket::bind("127.0.0.1:0").await.unwrap();
             udp.io.writable().await.unwrap();
-            udp.send_probe(other.local_addr().unwrap().into(), b"there", &drops);
+            udp.send_datagram(other.local_addr().unwrap().into(), b"there", &drops);
             let mut buffer = [0; 10];
             let (len, from) = other.recv_from(&mut buffer).await.unwrap();
             assert_eq!(&buffer[..len], b"there");
