@@ -8,6 +8,7 @@ mod garbage;
 mod lab;
 mod operate;
 mod partition;
+mod pauses;
 mod restart;
 mod seeds;
 mod services;

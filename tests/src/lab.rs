@@ -267,6 +267,22 @@ impl Host {
         Ok(())
     }
 
+    /// Takes its IPv4 address on `switch` away and gives it another one there, as a new lease would: `last` is its last
+    /// byte.
+    ///
+    /// # Errors
+    /// As [`Host::unplug`].
+    pub fn renumber(&self, switch: Switch, last: u8) -> Result<()> {
+        let (namespace, cable) = self.cable_to(switch)?;
+        let old = cable.addresses.iter().find_map(|address| match address {
+            IpAddr::V4(v4) => Some(v4.octets()),
+            IpAddr::V6(_) => None,
+        });
+        let [a, b, c, _] = old.context("it has no IPv4 address there")?;
+        namespace.ip(&["-4", "addr", "flush", "dev", &cable.device])?;
+        namespace.ip(&["addr", "add", &format!("{}/24", Ipv4Addr::new(a, b, c, last)), "dev", &cable.device])
+    }
+
     fn set_cable(&self, switch: Switch, state: &str) -> Result<()> {
         let (namespace, cable) = self.cable_to(switch)?;
         namespace.ip(&["link", "set", &cable.device, state])

@@ -229,6 +229,20 @@ impl Pln {
         Ok(started.elapsed())
     }
 
+    /// Stops the daemon where it is, as a suspended machine does, for as long as `pause` runs.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn stopped<T>(&self, pause: impl FnOnce() -> T) -> Result<T> {
+        let pid = libc::pid_t::try_from(self.pid()?)?;
+        // SAFETY: a plain system call; the process is our child and not yet waited for, so the number is its own.
+        let signal = |signal| unsafe { libc::kill(pid, signal) };
+        signal(libc::SIGSTOP);
+        let done = pause();
+        signal(libc::SIGCONT);
+        Ok(done)
+    }
+
     /// Whether the daemon runs.
     #[must_use]
     pub fn is_up(&mut self) -> bool {
