@@ -55,12 +55,10 @@ impl Pair {
         let flow = Flow::over(dial(&self.client.host, self.port).unwrap());
         eventually("the flow has begun", TOGETHER_DEADLINE, || flow.beyond(1 << 20)).unwrap();
         pause(self);
-        let over = Instant::now();
         let moved = flow.moved();
         idle.set_read_timeout(Some(deadline)).unwrap();
         ask(&mut idle, b"after");
         eventually("the flow goes on", deadline, || flow.beyond(moved + (1 << 20))).unwrap();
-        println!("both went on within {:?}", over.elapsed());
         flow.end();
         await_online(&[&self.client, &self.server], &["c", "s"], TOGETHER_DEADLINE).unwrap();
     }
