@@ -2,6 +2,7 @@
 //! keys and addresses, not who may do what: the driver and the services judge that.
 //! Invariant: at most one link with a peer at a time; its events come in order, from `LinkUp` to `LinkDown`.
 
+mod congestion;
 mod dial;
 mod drops;
 mod endpoint;

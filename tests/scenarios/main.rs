@@ -6,6 +6,7 @@ mod corpora;
 mod death;
 mod garbage;
 mod lab;
+mod links;
 mod operate;
 mod partition;
 mod pauses;

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::link::{self, BadLink, Quality};
 use crate::machine;
 use crate::netns::{self, Namespace};
 
@@ -139,6 +140,23 @@ impl Lab {
     /// As [`Lab::part`].
     pub fn heal(&self, switch: Switch, hosts: &[&Host]) -> Result<()> {
         hosts.iter().try_for_each(|host| self.set_bridge(switch, host, "bridge"))
+    }
+
+    /// Parts a switch as [`Lab::part`] does, and joins its halves by a link of that quality.
+    ///
+    /// # Errors
+    /// As [`Lab::part`], and if the kernel refuses what a link needs.
+    pub fn part_by(&self, switch: Switch, hosts: &[&Host], quality: Quality) -> Result<BadLink> {
+        let bridge = &self.switches[switch.0].0;
+        for (half, inside, outside) in [("bridge", "near", "near-end"), ("island", "far", "far-end")] {
+            bridge.ip(&["link", "add", "name", inside, "type", "veth", "peer", "name", outside])?;
+            link::without_offloads(bridge, inside)?;
+            bridge.ip(&["link", "set", inside, "master", half, "up"])?;
+            bridge.ip(&["link", "set", outside, "up"])?;
+        }
+        let link = BadLink::join(bridge, ["near-end", "far-end"], quality)?;
+        self.part(switch, hosts)?;
+        Ok(link)
     }
 
     fn set_bridge(&self, switch: Switch, host: &Host, bridge: &str) -> Result<()> {

@@ -6,6 +6,7 @@ pub mod binary;
 pub mod calls;
 pub mod cluster;
 pub mod lab;
+pub mod link;
 pub mod machine;
 pub mod netns;
 pub mod patience;

@@ -34,7 +34,11 @@ impl Server {
     /// # Errors
     /// If the port is taken. Port 0 takes any.
     pub fn tcp(host: &Host, port: u16, each: impl Fn(TcpStream) + Send + Sync + 'static) -> Result<Self> {
-        let listener = host.enter(|| TcpListener::bind((Ipv4Addr::LOCALHOST, port)))??;
+        Self::tcp_at(host, (Ipv4Addr::LOCALHOST, port).into(), each)
+    }
+
+    fn tcp_at(host: &Host, at: SocketAddr, each: impl Fn(TcpStream) + Send + Sync + 'static) -> Result<Self> {
+        let listener = host.enter(|| TcpListener::bind(at))??;
         lengthen_backlog(&listener)?;
         listener.set_nonblocking(true)?;
         let port = listener.local_addr()?.port();
@@ -74,7 +78,15 @@ impl Server {
     /// # Errors
     /// As [`Server::tcp`].
     pub fn http(host: &Host, port: u16, body: Vec<u8>) -> Result<Self> {
-        Self::tcp(host, port, move |mut stream| {
+        Self::http_at(host, (Ipv4Addr::LOCALHOST, port).into(), body)
+    }
+
+    /// The same, there: for those who come without `pln`, too.
+    ///
+    /// # Errors
+    /// As [`Server::tcp`].
+    pub fn http_at(host: &Host, at: SocketAddr, body: Vec<u8>) -> Result<Self> {
+        Self::tcp_at(host, at, move |mut stream| {
             let mut request = [0; 4096];
             let mut len = 0;
             while len < request.len() && !request[..len].ends_with(b"\r\n\r\n") {

@@ -3,6 +3,7 @@
 
 mod call;
 mod idle;
+mod link;
 mod tunnel;
 
 use std::path::PathBuf;
@@ -19,6 +20,8 @@ pub enum What {
     Tunnel(tunnel::Flags),
     /// Calls of seeds in process, through the socket and from afar, beside the extism crate
     Call(call::Flags),
+    /// A file over bad links: lossy, jittery, far, slow; beside plain TCP over the same link
+    Link(link::Flags),
     /// Memory, CPU and traffic of an idle cluster; start; size; time until a death is known
     Idle(idle::Flags),
 }
@@ -28,6 +31,7 @@ pub fn run(what: &What) -> Result<()> {
     match what {
         What::Tunnel(flags) => tunnel::run(flags),
         What::Call(flags) => call::run(flags),
+        What::Link(flags) => link::run(flags),
         What::Idle(flags) => idle::run(flags),
     }
 }

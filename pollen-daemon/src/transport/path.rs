@@ -246,7 +246,7 @@ impl AsyncUdpSocket for PathSocket {
             return Ok(());
         };
         let segment = transmit.segment_size.unwrap_or(transmit.contents.len());
-        let datagrams = Datagrams { to, ecn: transmit.ecn, segment, bytes: transmit.contents };
+        let datagrams = Datagrams { to, segment, bytes: transmit.contents };
         let mut batcher = locked!(self.batcher.lock());
         batcher.push(datagrams, &mut self.udp.sender(&self.drops))?;
         locked!(self.last.lock()).sent(&peer, segment, transmit.contents);

@@ -4,8 +4,6 @@
 
 use std::io;
 
-use quinn::udp::EcnCodepoint;
-
 use super::address::Source;
 
 /// Segments in one send: a multiple of quinn's ten would be 40; 44 of 1444 bytes are the most below [`BATCH_BYTES_MAX`].
@@ -25,7 +23,6 @@ const FULL_BATCHES_FIRST: u32 = 4;
 #[derive(Clone, Copy, Debug)]
 pub struct Datagrams<'a> {
     pub to: Source,
-    pub ecn: Option<EcnCodepoint>,
     pub segment: usize,
     pub bytes: &'a [u8],
 }
@@ -53,7 +50,6 @@ pub struct Batcher {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Kind {
     to: Source,
-    ecn: Option<EcnCodepoint>,
     segment: usize,
 }
 
@@ -64,7 +60,7 @@ impl Batcher {
     /// # Errors
     /// `WouldBlock`: none of them was taken.
     pub fn push(&mut self, datagrams: Datagrams<'_>, out: &mut impl Send) -> io::Result<()> {
-        let kind = Kind { to: datagrams.to, ecn: datagrams.ecn, segment: datagrams.segment };
+        let kind = Kind { to: datagrams.to, segment: datagrams.segment };
         let full = datagrams.bytes.len() == FULL_SEGMENTS * datagrams.segment;
         if !self.fits(kind, datagrams.bytes.len()) {
             self.flush(out)?;
@@ -104,8 +100,8 @@ impl Batcher {
     /// # Errors
     /// `WouldBlock`: it still waits, in part or whole.
     pub fn flush(&mut self, out: &mut impl Send) -> io::Result<()> {
-        let Some(Kind { to, ecn, segment }) = self.kind else { return Ok(()) };
-        let sent = send_split(Datagrams { to, ecn, segment, bytes: &self.bytes }, out);
+        let Some(Kind { to, segment }) = self.kind else { return Ok(()) };
+        let sent = send_split(Datagrams { to, segment, bytes: &self.bytes }, out);
         if sent < self.bytes.len() {
             self.bytes.drain(..sent);
             return Err(io::ErrorKind::WouldBlock.into());
@@ -196,7 +192,7 @@ mod tests {
     }
 
     fn datagrams(bytes: &[u8], segment: usize) -> Datagrams<'_> {
-        Datagrams { to: to(1), ecn: None, segment, bytes }
+        Datagrams { to: to(1), segment, bytes }
     }
 
     #[test]

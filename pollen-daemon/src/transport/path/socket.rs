@@ -45,7 +45,7 @@ impl Udp {
 
     /// Sends one datagram past the batch, or counts why not: whoever waits for it asks again.
     pub fn send_datagram(&self, to: Source, bytes: &[u8], drops: &Drops) {
-        let datagram = Datagrams { to, ecn: None, segment: bytes.len(), bytes };
+        let datagram = Datagrams { to, segment: bytes.len(), bytes };
         if self.sender(drops).send(datagram).is_err() {
             drops.count(DropReason::SendError);
         }
@@ -68,7 +68,8 @@ impl Send for Sender<'_> {
         let udp = self.udp;
         let transmit = Transmit {
             destination: datagrams.to.to_socket(udp.ipv4_only),
-            ecn: datagrams.ecn,
+            // Some paths lose what is marked, and nothing at all arrives; a queue is seen by its delay as well.
+            ecn: None,
             contents: datagrams.bytes,
             segment_size: (datagrams.segment < datagrams.bytes.len()).then_some(datagrams.segment),
             src_ip: None,
