@@ -13,7 +13,7 @@ use pollen_common::views::{Name, SeedVersion, Target, VersionId, View};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::events::Events;
-use crate::store::StoreError;
+use crate::store::health::DiskHealth;
 use crate::store::writer::{Writer, Written};
 use crate::transport::Mesh;
 
@@ -84,8 +84,6 @@ pub trait Hosting: Send + 'static {
 /// Why the node stopped other than by request.
 #[derive(Debug, thiserror::Error)]
 pub enum DriverError {
-    #[error("the node's state cannot be written: {0}")]
-    Store(#[from] StoreError),
     #[error("the thread that writes the node's state has died")]
     Writer,
     #[error("the mesh thread has died")]
@@ -182,6 +180,7 @@ pub struct Driver<L> {
     requests: mpsc::Receiver<Request>,
     view: watch::Sender<Arc<View>>,
     refusals: Arc<Mutex<Refusals>>,
+    disk: watch::Receiver<DiskHealth>,
     answers: BTreeMap<RequestId, oneshot::Sender<Result<Reply, Refusal>>>,
     last_request: u64,
     under_way: usize,
@@ -202,6 +201,7 @@ impl<L: Links> Driver<L> {
         let refusals = Arc::<Mutex<Refusals>>::default();
         let handle = DriverHandle { requests: asks, view: view.subscribe(), refusals: Arc::clone(&refusals) };
         let driver = Self {
+            disk: parts.writer.health(),
             parts,
             requests,
             view,
@@ -222,13 +222,16 @@ impl<L: Links> Driver<L> {
         let mut inputs = Vec::with_capacity(TURN_INPUTS_MAX);
         loop {
             self.execute();
-            if self.stopping && self.under_way == 0 {
+            let disk = self.disk();
+            // What a disk refuses was never acknowledged: the end does not wait for it.
+            if self.stopping && (self.under_way == 0 || disk.is_some()) {
                 return Ok(());
             }
-            let taking_in = self.under_way < PERSISTS_UNDER_WAY_MAX;
+            // While the disk refuses, the writer keeps one value for each record, which has a bound of its own.
+            let taking_in = self.under_way < PERSISTS_UNDER_WAY_MAX || disk.is_some();
             let due = self.parts.node.poll_timeout().map(|at| self.parts.clock.at(at));
             tokio::select! {
-                written = self.parts.written.recv() => self.written(written.ok_or(DriverError::Writer)?)?,
+                written = self.parts.written.recv() => self.written(&written.ok_or(DriverError::Writer)?),
                 count = happens.recv_many(&mut inputs, TURN_INPUTS_MAX), if taking_in => {
                     if count == 0 {
                         return Err(DriverError::Mesh);
@@ -247,20 +250,43 @@ impl<L: Links> Driver<L> {
         }
     }
 
-    fn written(&mut self, written: Written) -> Result<(), DriverError> {
+    fn written(&mut self, written: &Written) {
         match written {
             Written::Batch(id) => {
                 self.under_way -= 1;
-                self.parts.node.handle(Input::Persisted { id }, self.parts.clock.now());
-                Ok(())
+                self.parts.node.handle(Input::Persisted { id: *id }, self.parts.clock.now());
             }
-            Written::Failed(error) => Err(error.into()),
+            Written::Refused => {
+                let Some(refusal) = self.disk() else { return };
+                for (_, answer) in std::mem::take(&mut self.answers) {
+                    let message = format!("{}; what was asked is not done, but may be later", refusal.message);
+                    // An asker that has gone needs no answer.
+                    let _ = answer.send(Err(Refusal { message, ..refusal.clone() }));
+                }
+            }
+        }
+    }
+
+    /// Why nothing can be promised now, if the disk refuses.
+    fn disk(&self) -> Option<Refusal> {
+        match &*self.disk.borrow() {
+            DiskHealth::Fine => None,
+            DiskHealth::Refusing(refusing) => Some(Refusal {
+                kind: RefusalKind::Failed,
+                message: refusing.message(),
+                hint: Some(refusing.hint().into()),
+            }),
         }
     }
 
     fn request(&mut self, request: Option<Request>) {
         match request {
             Some(Request::Command { command, answer }) => {
+                // Refused before the core hears of it: what it took in it could not take back.
+                if let Some(refusal) = self.disk().filter(|_| !matches!(command, Command::Leave | Command::Drain)) {
+                    let _ = answer.send(Err(refusal));
+                    return;
+                }
                 self.last_request += 1;
                 let id = RequestId(self.last_request);
                 self.answers.insert(id, answer);

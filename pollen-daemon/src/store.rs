@@ -3,15 +3,22 @@
 //! a batch is there whole or not at all.
 
 use std::fs::OpenOptions;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use pollen_common::node::Write;
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError};
+use redb::backends::InMemoryBackend;
+use redb::{
+    Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, StorageBackend as _, TableDefinition,
+    TableError,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub mod health;
 pub mod layout;
 pub mod owner;
 pub mod writer;
@@ -44,11 +51,29 @@ impl<E: Into<redb::Error>> From<E> for StoreError {
     }
 }
 
+/// How the file is opened for reading and writing: another way in tests, where disks fail.
+type Opener = Box<dyn Fn(&Path) -> Result<Database, DatabaseError> + Send + Sync>;
+
 /// The opened store; its directory is this process's until it is dropped.
-#[derive(Debug)]
 pub struct Store {
-    database: Database,
+    opened: Mutex<Opened>,
+    opener: Opener,
     dir: StateDir,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+/// What there is to read from and write to.
+enum Opened {
+    File(Database),
+    /// The disk takes no writes, which opening a database needs: what the file holds, in memory, only to be read.
+    Copy(Database),
+    /// A write failed, after which redb does nothing until the file is opened again.
+    Closed,
 }
 
 /// A stored record of the core: key and value.
@@ -64,19 +89,43 @@ pub enum Change {
 }
 
 impl Store {
-    /// Opens the database of a directory, making it if it is new.
+    /// Opens the database of a directory, making it if it is new. One whose disk takes no writes is read into memory, so
+    /// that a node starts; then each write tries to open the file again.
     ///
     /// # Errors
-    /// [`OpenError::Database`] if the file is not a sound database.
+    /// [`OpenError::Database`] if the file is not a sound database; it is left as it was found.
     pub fn open(dir: StateDir) -> Result<Self, OpenError> {
+        Self::open_with(dir, Box::new(open_file))
+    }
+
+    fn open_with(dir: StateDir, opener: Opener) -> Result<Self, OpenError> {
         let path = dir.path().join(DATABASE_FILE);
-        let failed = |error: redb::Error| OpenError::Database { path: path.clone(), source: Box::new(error) };
-        // Made here because redb would make it readable by all who may enter the directory.
-        let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-        made.map_err(|source| OpenError::Io { path: path.clone(), source })?;
-        let database =
-            Database::builder().set_cache_size(CACHE_BYTES).create(&path).map_err(|error| failed(error.into()))?;
-        Ok(Self { database, dir })
+        // redb may panic on a file that was cut.
+        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| opener(&path)));
+        let opened = match opened.unwrap_or_else(|_| Err(damaged("its pages contradict each other"))) {
+            Ok(database) => Opened::File(database),
+            Err(DatabaseError::Storage(redb::StorageError::Io(error))) if is_refusal(&error) => {
+                tracing::error!("the state database cannot be written ({error}): started from what it holds");
+                Opened::Copy(copy_of(&path)?)
+            }
+            Err(error) => return Err(OpenError::Database { path, source: Box::new(error.into()) }),
+        };
+        Ok(Self { opened: Mutex::new(opened), opener, dir })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join(DATABASE_FILE)
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Database) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*opened, Opened::Closed) {
+            *opened = Opened::File((self.opener)(&self.path())?);
+        }
+        match &*opened {
+            Opened::File(database) | Opened::Copy(database) => read(database),
+            Opened::Closed => unreachable!("opened above"),
+        }
     }
 
     /// The directory that the database is in.
@@ -90,18 +139,20 @@ impl Store {
     /// # Errors
     /// [`StoreError`]
     pub fn node_records(&self) -> Result<Vec<Record>, StoreError> {
-        let transaction = self.database.begin_read()?;
-        let table = match transaction.open_table(NODE) {
-            Ok(table) => table,
-            Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
-            Err(error) => return Err(error.into()),
-        };
-        let mut records = Vec::new();
-        for record in table.iter()? {
-            let (key, value) = record?;
-            records.push((key.value().to_vec(), value.value().to_vec()));
-        }
-        Ok(records)
+        self.read(|database| {
+            let transaction = database.begin_read()?;
+            let table = match transaction.open_table(NODE) {
+                Ok(table) => table,
+                Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+                Err(error) => return Err(error.into()),
+            };
+            let mut records = Vec::new();
+            for record in table.iter()? {
+                let (key, value) = record?;
+                records.push((key.value().to_vec(), value.value().to_vec()));
+            }
+            Ok(records)
+        })
     }
 
     /// Applies all `changes`, in order, in one durable transaction.
@@ -109,27 +160,16 @@ impl Store {
     /// # Errors
     /// [`StoreError`]: then none was applied.
     pub fn apply<'a>(&self, changes: impl IntoIterator<Item = &'a Change>) -> Result<(), StoreError> {
-        let transaction = self.database.begin_write()?;
-        {
-            let mut node = transaction.open_table(NODE)?;
-            let mut config = transaction.open_table(CONFIG)?;
-            for change in changes {
-                match change {
-                    Change::Node(writes) => {
-                        for write in writes {
-                            match &write.value {
-                                Some(value) => drop(node.insert(write.key.as_slice(), value.as_slice())?),
-                                None => drop(node.remove(write.key.as_slice())?),
-                            }
-                        }
-                    }
-                    Change::Config { key, json: Some(json) } => drop(config.insert(*key, json.as_slice())?),
-                    Change::Config { key, json: None } => drop(config.remove(*key)?),
-                }
-            }
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(*opened, Opened::File(_)) {
+            *opened = Opened::File((self.opener)(&self.path())?);
         }
-        transaction.commit()?;
-        Ok(())
+        let Opened::File(database) = &*opened else { unreachable!("opened above") };
+        let done = write(database, changes);
+        if done.is_err() {
+            *opened = Opened::Closed;
+        }
+        done
     }
 
     /// A setting, if it was ever set.
@@ -137,17 +177,78 @@ impl Store {
     /// # Errors
     /// [`StoreError`]
     pub fn config<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, StoreError> {
-        let transaction = self.database.begin_read()?;
-        let table = match transaction.open_table(CONFIG) {
-            Ok(table) => table,
-            Err(TableError::TableDoesNotExist(_)) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let Some(json) = table.get(key)? else { return Ok(None) };
-        serde_json::from_slice(json.value())
-            .map(Some)
-            .map_err(|source| StoreError::Config { key: key.to_owned(), source })
+        self.read(|database| {
+            let transaction = database.begin_read()?;
+            let table = match transaction.open_table(CONFIG) {
+                Ok(table) => table,
+                Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
+            let Some(json) = table.get(key)? else { return Ok(None) };
+            serde_json::from_slice(json.value())
+                .map(Some)
+                .map_err(|source| StoreError::Config { key: key.to_owned(), source })
+        })
     }
+}
+
+/// One durable transaction.
+fn write<'a>(database: &Database, changes: impl IntoIterator<Item = &'a Change>) -> Result<(), StoreError> {
+    let transaction = database.begin_write()?;
+    {
+        let mut node = transaction.open_table(NODE)?;
+        let mut config = transaction.open_table(CONFIG)?;
+        for change in changes {
+            match change {
+                Change::Node(writes) => {
+                    for write in writes {
+                        match &write.value {
+                            Some(value) => drop(node.insert(write.key.as_slice(), value.as_slice())?),
+                            None => drop(node.remove(write.key.as_slice())?),
+                        }
+                    }
+                }
+                Change::Config { key, json: Some(json) } => drop(config.insert(*key, json.as_slice())?),
+                Change::Config { key, json: None } => drop(config.remove(*key)?),
+            }
+        }
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+/// The node's own file, its pages checked: a flipped bit must not become a node that knows less than it did.
+fn open_file(path: &Path) -> Result<Database, DatabaseError> {
+    // Made here because redb would make it readable by all who may enter the directory.
+    let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    made.map_err(redb::StorageError::from)?;
+    Database::builder().set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true).create(path)
+}
+
+/// Whether an error of opening speaks of the disk, not of what the file holds.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem)
+}
+
+fn damaged(how: &str) -> DatabaseError {
+    DatabaseError::Storage(redb::StorageError::Corrupted(how.into()))
+}
+
+/// What the file holds, in memory.
+fn copy_of(path: &Path) -> Result<Database, OpenError> {
+    let failed = |source: redb::Error| OpenError::Database { path: path.to_owned(), source: Box::new(source) };
+    let bytes = match std::fs::read(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+        read => read.map_err(|source| OpenError::Io { path: path.to_owned(), source })?,
+    };
+    let memory = InMemoryBackend::new();
+    let filled = memory.set_len(bytes.len() as u64).and_then(|()| memory.write(0, &bytes));
+    filled.map_err(|error| failed(redb::Error::Io(error)))?;
+    let opened = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        Database::builder().set_check_integrity_on_open(true).create_with_backend(memory)
+    }));
+    let opened = opened.unwrap_or_else(|_| Err(damaged("its pages contradict each other")));
+    opened.map_err(|error| failed(error.into()))
 }
 
 impl Change {
@@ -201,5 +302,7 @@ pub fn purge(dir: StateDir, keys: bool) -> io::Result<()> {
     Ok(())
 }
 
+#[cfg(test)]
+pub(crate) mod failing;
 #[cfg(test)]
 mod tests;

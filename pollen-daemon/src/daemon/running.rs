@@ -29,7 +29,7 @@ use crate::events::{EVENTS_KEPT_MAX, Events};
 use crate::logs::Logs;
 use crate::services::{Export, ExportConfig, Services, ServicesConfig};
 use crate::store::Change;
-use crate::store::writer::{Stopped, Writer};
+use crate::store::writer::{ConfigureError, Writer};
 use crate::transport::Mesh;
 use crate::workload::calls::Calls;
 use crate::workload::hosted::Hosted;
@@ -68,9 +68,13 @@ pub(super) struct Running {
     stop: watch::Sender<bool>,
 }
 
-impl From<Stopped> for Refusal {
-    fn from(stopped: Stopped) -> Self {
-        Self { kind: RefusalKind::Failed, message: stopped.to_string(), hint: None }
+impl From<ConfigureError> for Refusal {
+    fn from(error: ConfigureError) -> Self {
+        let hint = match &error {
+            ConfigureError::Refused(refusing) => Some(refusing.hint().to_owned()),
+            ConfigureError::Stopped => None,
+        };
+        Self { kind: RefusalKind::Failed, message: error.to_string(), hint }
     }
 }
 
@@ -133,7 +137,7 @@ impl Running {
         let _ = tokio::time::timeout(ANNOUNCED_MAX, views.wait_for(known)).await;
     }
 
-    async fn save_services(&self) -> Result<(), Stopped> {
+    async fn save_services(&self) -> Result<(), ConfigureError> {
         self.parts.writer.configure(Change::set(config::SERVICES_KEY, &self.parts.services.config())).await
     }
 

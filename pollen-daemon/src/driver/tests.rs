@@ -50,7 +50,6 @@ struct Rig {
     handle: DriverHandle,
     links: Recorded,
     happens: mpsc::Sender<Input>,
-    written: mpsc::UnboundedSender<Written>,
     driver: tokio::task::JoinHandle<Result<(), DriverError>>,
     writer: Writer,
     writer_thread: JoinHandle<()>,
@@ -79,10 +78,13 @@ impl Hosting for HostsNothing {
 }
 
 fn rig(dir: &Path) -> Rig {
-    let (node, store, clock) = node_in(dir);
+    rig_of(node_in(dir))
+}
+
+fn rig_of((node, store, clock): (Node, store::Store, Clock)) -> Rig {
     let (view, _) = views_of(&node);
     let (written, acks) = mpsc::unbounded_channel();
-    let (writer, writer_thread) = Writer::start(store, written.clone());
+    let (writer, writer_thread) = Writer::start(store, written);
     let links = Recorded::default();
     let (_, reports) = mpsc::channel(1);
     let parts = Parts {
@@ -98,7 +100,7 @@ fn rig(dir: &Path) -> Rig {
     let (driver, handle) = Driver::new(parts, view);
     let (happens, mesh) = mpsc::channel(4);
     let driver = tokio::spawn(driver.run(mesh));
-    Rig { handle, links, happens, written, driver, writer, writer_thread }
+    Rig { handle, links, happens, driver, writer, writer_thread }
 }
 
 fn serve(name: &str) -> Command {
@@ -158,11 +160,55 @@ async fn it_stops_when_asked_and_says_so_to_later_askers() {
 }
 
 #[tokio::test]
-async fn a_disk_that_fails_ends_the_node_rather_than_its_promises() {
+async fn a_full_disk_refuses_what_must_be_durable_and_the_node_goes_on_until_there_is_room() {
     let temp = tempfile::tempdir().expect("temporary directory");
-    let rig = rig(temp.path());
-    let full = redb::Error::Io(std::io::Error::other("no space left"));
-    rig.written.send(Written::Failed(StoreError::Database(Box::new(full)))).expect("the driver listens");
-    let ended = rig.driver.await.expect("the driver does not panic");
-    assert!(matches!(ended, Err(DriverError::Store(_))), "{ended:?}");
+    drop(node_in(temp.path()));
+    let disk = store::failing::Disk::default();
+    let store = store::failing::open(temp.path(), &disk).expect("sound");
+    let secret = keys::load_node(temp.path()).expect("readable").expect("made with the cluster");
+    let clock = Clock::default();
+    let config = NodeConfig::new(secret, [7; 32], Arc::new(Strict));
+    let node = Node::restore(config, store.node_records().expect("readable"), clock.now()).expect("a node");
+    let rig = rig_of((node, store, clock));
+    assert_eq!(rig.handle.command(serve("before")).await, Ok(Reply::Done));
+
+    disk.fails_with(libc::ENOSPC);
+    for name in ["first", "second"] {
+        let refused = rig.handle.command(serve(name)).await.expect_err("there is no room for it");
+        assert!(refused.message.contains("the disk with this node's state is full"), "{refused:?}");
+        let name = name.parse().expect("a name");
+        assert!(!rig.handle.view().services.contains_key(&name), "published what is not on disk");
+    }
+    let me = rig.handle.view().me;
+    assert!(rig.handle.why(Target::Node(me)).await.is_ok(), "the node stopped");
+
+    disk.is_fine();
+    let mut health = rig.writer.health();
+    health.wait_for(|health| *health == DiskHealth::Fine).await.expect("the writer lives");
+    assert_eq!(rig.handle.command(serve("after")).await, Ok(Reply::Done));
+    rig.handle.stop().await;
+    rig.driver.await.expect("the driver does not panic").expect("a stop is no failure");
+    rig.writer.stop();
+    rig.writer_thread.join().expect("the writer does not panic");
+    let (again, ..) = node_in(temp.path());
+    for name in ["before", "after"] {
+        assert!(again.view().services.contains_key(&name.parse().expect("a name")), "lost {name}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_stops_when_asked_though_its_disk_is_full() {
+    let temp = tempfile::tempdir().expect("temporary directory");
+    drop(node_in(temp.path()));
+    let disk = store::failing::Disk::default();
+    let store = store::failing::open(temp.path(), &disk).expect("sound");
+    disk.fails_with(libc::EROFS);
+    let (written, mut answers) = mpsc::unbounded_channel();
+    let (writer, thread) = Writer::start(store, written);
+    writer.persist(pollen_common::node::PersistId(1), Vec::new());
+    assert!(matches!(answers.recv().await, Some(Written::Refused)));
+    let refused = writer.configure(store::Change::set("port", &7)).await.expect_err("nothing is written");
+    assert!(refused.to_string().contains("read-only"), "{refused}");
+    writer.stop();
+    thread.join().expect("the writer does not panic");
 }

@@ -118,3 +118,57 @@ fn killing_the_writer_at_any_moment_loses_nothing_acknowledged() {
         }
     }
 }
+
+#[test]
+fn a_node_is_read_from_a_disk_that_takes_no_writes_and_written_once_it_does() {
+    let temp = tempfile::tempdir().expect("temporary directory");
+    let disk = failing::Disk::default();
+    let store = failing::open(temp.path(), &disk).expect("a new store");
+    store.apply(&[put(b"a", b"1")]).expect("there is room");
+    disk.fails_with(libc::ENOSPC);
+    store.apply(&[put(b"b", b"2")]).expect_err("there is none");
+    drop(store);
+
+    let store = failing::open(temp.path(), &disk).expect("what it holds can be read");
+    assert_eq!(store.node_records().expect("readable"), [(b"a".to_vec(), b"1".to_vec())]);
+    store.apply(&[put(b"b", b"2")]).expect_err("there still is none");
+    assert_eq!(store.node_records().expect("readable").len(), 1, "a refused write changes nothing");
+    disk.is_fine();
+    store.apply(&[put(b"b", b"2")]).expect("there is room again");
+    drop(store);
+    let store = failing::open(temp.path(), &disk).expect("sound");
+    assert_eq!(store.node_records().expect("readable").len(), 2);
+}
+
+#[test]
+fn a_database_that_was_cut_or_damaged_anywhere_is_noticed_and_left_as_it_is() {
+    let temp = tempfile::tempdir().expect("temporary directory");
+    let store = open_or_create(temp.path()).expect("a new store");
+    for number in 0..64_u8 {
+        store.apply(&[put(&[number], &[number; 700])]).expect("writable");
+    }
+    let records = store.node_records().expect("readable");
+    drop(store);
+    let path = temp.path().join(DATABASE_FILE);
+    let whole = std::fs::read(&path).expect("made");
+    let mut noticed = 0;
+    for part in 1..16 {
+        let cut = whole[..whole.len() * part / 16].to_vec();
+        let mut flipped = whole.clone();
+        let middle = whole.len() * part / 16;
+        flipped[middle..middle + 64].iter_mut().for_each(|byte| *byte ^= 0x5a);
+        for bytes in [cut, flipped] {
+            std::fs::write(&path, &bytes).expect("write");
+            match open_or_create(temp.path()) {
+                Err(OpenError::Database { .. }) => {
+                    noticed += 1;
+                    assert_eq!(std::fs::read(&path).expect("there"), bytes, "part {part}: it was changed");
+                }
+                Err(other) => panic!("part {part}: {other}"),
+                // Where nothing is stored, nothing is damaged.
+                Ok(store) => assert_eq!(store.node_records().expect("readable"), records, "part {part}"),
+            }
+        }
+    }
+    assert!(noticed > 8, "only {noticed} were noticed");
+}
