@@ -64,6 +64,10 @@ pub enum RunError {
     KeyMissing(String),
     #[error(transparent)]
     Option(#[from] OptionError),
+    #[error(
+        "there is a node's key in {0}, but no membership: `pln join TOKEN` enters a cluster, `pln init` founds one"
+    )]
+    NoMembership(String),
     #[error("founding a cluster of this node alone failed: {0}")]
     Found(#[source] Box<EnrollError>),
     #[error("the node's state does not make a node: {0}")]
@@ -87,6 +91,8 @@ struct Prepared {
     store: Store,
     settings: Settings,
     services: ServicesConfig,
+    /// Nothing is configured yet: the node is new, or came back without its database.
+    bare: bool,
     logs: Logs,
     secret: SecretKey,
     node: Node,
@@ -128,6 +134,11 @@ fn prepare(dir: &Path, options: UpOptions) -> Result<Prepared, RunError> {
     let settings = remembered(&store, options)?;
     let logs = Logs::start(store.dir(), settings.log_level.as_deref()).map_err(system("opening the log"))?;
     if !enroll::is_member(&store)? {
+        // A key without a membership is one whose `join` came to nothing, or a member's whose files are lost.
+        let never = enroll::never_a_member(store.dir()).map_err(system("looking for a membership"))?;
+        if never && keys::load_node(store.dir())?.is_some() {
+            return Err(RunError::NoMembership(store.dir().display().to_string()));
+        }
         let founded =
             enroll::found_in(&store, &std::collections::BTreeMap::new()).map_err(|e| RunError::Found(e.into()))?;
         tracing::info!(cluster = %founded.cluster, "no membership yet: founded a cluster of this node alone");
@@ -137,9 +148,11 @@ fn prepare(dir: &Path, options: UpOptions) -> Result<Prepared, RunError> {
     let clock = Clock::default();
     let node = restore(&store, &secret, &clock)?;
     enroll::note_cluster(store.dir(), &node).map_err(system("writing the cluster file"))?;
-    let mut services = store.config(config::SERVICES_KEY)?.unwrap_or_default();
+    let configured = store.config(config::SERVICES_KEY)?;
+    let bare = configured.is_none();
+    let mut services = configured.unwrap_or_default();
     running::adopt(&mut services, &node.view());
-    Ok(Prepared { store, settings, services, logs, secret, node, clock })
+    Ok(Prepared { bare, store, settings, services, logs, secret, node, clock })
 }
 
 fn restore(store: &Store, secret: &SecretKey, clock: &Clock) -> Result<Node, RunError> {
@@ -168,7 +181,7 @@ struct Up {
 
 /// Starts every part and joins them.
 async fn start(prepared: Prepared) -> Result<Up, RunError> {
-    let Prepared { store, settings, services: services_config, logs, secret, node, clock } = prepared;
+    let Prepared { store, settings, services: services_config, logs, secret, node, clock, .. } = prepared;
     let dir = store.dir().to_owned();
 
     let (view, views) = driver::views_of(&node);
@@ -229,6 +242,7 @@ async fn start(prepared: Prepared) -> Result<Up, RunError> {
 
 async fn up(prepared: Prepared) -> Result<(), RunError> {
     let mut stop_signals = StopSignals::listen().map_err(system("listening for signals"))?;
+    let bare = prepared.bare;
     let Up {
         mut driver,
         handle,
@@ -244,6 +258,10 @@ async fn up(prepared: Prepared) -> Result<(), RunError> {
         port,
     } = start(prepared).await?;
     let announcing = tokio::spawn(announce::keep_announced(running.clone()));
+    if bare {
+        let running = running.clone();
+        tokio::spawn(async move { running.serve_what_is_claimed().await });
+    }
     tokio::spawn(replicas.keep_holding_known());
     tokio::spawn(content.clone().keep_tidy());
     tokio::spawn(memory::keep_trimmed());

@@ -35,6 +35,11 @@ pub enum EnrollError {
     Key(#[from] KeyError),
     #[error("this node is already a member of the cluster {cluster}, whose root is elsewhere: `pln purge` forgets it")]
     Member { cluster: ClusterId },
+    #[error(
+        "this directory is of a member of the cluster {cluster}, whose database is lost: put it back from a backup, or `pln \
+         join` with a new invite of that cluster, which keeps the node's key; `pln purge` makes it forget the cluster"
+    )]
+    Lost { cluster: String },
     #[error("the node's state does not make a node: {0}")]
     Restore(#[from] RestoreError),
     #[error("the first statements cannot be signed: {0}")]
@@ -89,6 +94,9 @@ pub fn found_in(store: &Store, props: &BTreeMap<String, String>) -> Result<Found
         let node = open_node(store, &member_key(store)?)?;
         return Err(EnrollError::Member { cluster: node.view().cluster });
     }
+    if new && let Some(cluster) = lost_cluster(store.dir())? {
+        return Err(EnrollError::Lost { cluster });
+    }
     let root = keys::load_or_make_root(store.dir())?;
     let secret = keys::load_or_make_node(store.dir())?;
     if new {
@@ -111,6 +119,23 @@ pub fn found_in(store: &Store, props: &BTreeMap<String, String>) -> Result<Found
 pub fn is_member(store: &Store) -> Result<bool, StoreError> {
     // Memberships are written whole, in one transaction.
     Ok(!store.node_records()?.is_empty())
+}
+
+/// The cluster that a directory without a membership was of, as far as it can be read: whoever founds another one there
+/// makes a second node of one key.
+fn lost_cluster(dir: &Path) -> io::Result<Option<String>> {
+    if !dir.join(CLUSTER_FILE).try_exists()? {
+        return Ok(None);
+    }
+    Ok(Some(read_cluster(dir)?.map_or_else(|| "(its file is unreadable)".into(), |(cluster, _)| cluster.to_string())))
+}
+
+/// Whether no membership ever left its mark in a directory.
+///
+/// # Errors
+/// If it cannot be looked at.
+pub fn never_a_member(dir: &Path) -> io::Result<bool> {
+    Ok(lost_cluster(dir)?.is_none())
 }
 
 /// This node's key and cluster, or nothing where there is no node. Needs no lock.

@@ -273,6 +273,23 @@ pub fn open_or_create(path: &Path) -> Result<Store, OpenError> {
     Store::open(StateDir::create(path)?)
 }
 
+/// The same, but a database that does not open is set aside for people to look at, and a new one made.
+///
+/// # Errors
+/// As [`open_or_create`], but for the database's own.
+pub fn open_or_set_aside(path: &Path) -> Result<Store, OpenError> {
+    match open_or_create(path) {
+        Err(OpenError::Database { path: database, source }) => {
+            let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            let aside = database.with_extension(format!("redb.damaged-{}", since.as_secs()));
+            tracing::warn!(%source, aside = %aside.display(), "the database does not open: set aside");
+            std::fs::rename(&database, aside).map_err(|source| OpenError::Io { path: database, source })?;
+            open_or_create(path)
+        }
+        opened => opened,
+    }
+}
+
 /// Removes the state in a directory: everything but keys, which go too when `keys` says so. The caller holds the
 /// directory; the format file goes last, so that an interrupted purge is resumed by the next.
 ///

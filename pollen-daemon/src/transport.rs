@@ -71,13 +71,16 @@ pub struct MeshConfig {
     pub idle_timeout: Duration,
     /// Connections of peers that are no members and dialled us.
     pub strangers_max: usize,
+    /// Whether others may dial this mesh. A joiner's is for asking alone: a member that remembers its key and dials it
+    /// would get in the way.
+    pub accepts: bool,
 }
 
 impl MeshConfig {
     /// With the time-outs and bounds that nodes use.
     #[must_use]
     pub fn new(secret: SecretKey, port: u16) -> Self {
-        Self { secret, port, idle_timeout: IDLE_TIMEOUT, strangers_max: links::STRANGERS_MAX }
+        Self { secret, port, idle_timeout: IDLE_TIMEOUT, strangers_max: links::STRANGERS_MAX, accepts: true }
     }
 }
 
@@ -198,6 +201,7 @@ impl Mesh {
         events: mpsc::Sender<MeshEvent>,
         handler: Arc<dyn StreamHandler>,
     ) -> io::Result<Self> {
+        let accepts = config.accepts;
         let tls = Tls::new(&config.secret).map_err(io::Error::other)?;
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let mesh = {
@@ -214,7 +218,7 @@ impl Mesh {
         };
         let mut stopped = mesh.0.stop.subscribe();
         runtime.spawn(mesh.0.path.clone().flusher());
-        runtime.spawn(dial::accept(mesh.0.clone()));
+        runtime.spawn(dial::accept(mesh.0.clone(), accepts));
         let thread = thread::Builder::new().name("mesh".into()).spawn(move || {
             // An error means that every handle is gone.
             let _ended = runtime.block_on(stopped.wait_for(|stop| *stop));

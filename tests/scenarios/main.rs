@@ -7,6 +7,7 @@ mod death;
 mod garbage;
 mod lab;
 mod links;
+mod lost;
 mod operate;
 mod partition;
 mod pauses;

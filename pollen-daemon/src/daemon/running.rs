@@ -39,6 +39,9 @@ use crate::workload::replicas::Replicas;
 /// How long the first announcement may take: a little more than the core holds back what it signs after its start.
 const ANNOUNCED_MAX: Duration = Duration::from_secs(6);
 
+/// How long a node that has nothing configured listens for what it published in an earlier life.
+const CLAIMS_HEARD_MAX: Duration = Duration::from_secs(60);
+
 /// The parts that a running node consists of.
 pub(super) struct Wiring {
     pub(super) dir: PathBuf,
@@ -125,6 +128,39 @@ impl Running {
             if let Err(refusal) = self.parts.driver.command(Command::Serve { name, protocol, port, shared }).await {
                 tracing::warn!("{label} is not published: {}", refusal.message);
             }
+        }
+    }
+
+    /// A member that came back without its database hears from its neighbours what it had published, and serves it again.
+    pub(super) async fn serve_what_is_claimed(&self) {
+        let claims = |view: &View| {
+            let mut config = ServicesConfig::default();
+            adopt(&mut config, view);
+            config
+        };
+        let mut views = self.parts.driver.views();
+        let heard = views.wait_for(|view| !claims(view).exports.is_empty());
+        // Nobody holds anything of a new node, and whoever is up has said what it holds by then.
+        if !matches!(tokio::time::timeout(CLAIMS_HEARD_MAX, heard).await, Ok(Ok(_))) {
+            return;
+        }
+        let _changing = self.changing_services.lock().await;
+        let mut config = self.parts.services.config();
+        adopt(&mut config, &self.parts.driver.view());
+        let served = self.parts.services.exports();
+        for entry in config.exports.iter().filter_map(|entry| Export::try_from(entry).ok()) {
+            if served.contains(&entry) {
+                continue;
+            }
+            let label = entry.label();
+            let Export { name, protocol, port, shared } = entry;
+            match self.parts.services.serve(Serve { port, name, protocol, shared }) {
+                Ok(()) => tracing::info!("{label} is served again, as the mesh remembers it"),
+                Err(error) => tracing::warn!(%error, "{label} is not served again"),
+            }
+        }
+        if let Err(error) = self.save_services().await {
+            tracing::warn!(%error, "what is served again is not written down");
         }
     }
 

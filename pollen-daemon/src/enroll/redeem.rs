@@ -98,7 +98,7 @@ impl JoinError {
 /// [`JoinError`]
 pub fn join(dir: &Path, token: &str, options: JoinOptions) -> Result<Joined, JoinError> {
     let token = decode(token)?;
-    let store = store::open_or_create(dir)?;
+    let store = store::open_or_set_aside(dir)?;
     let secret = keys::load_or_make_node(store.dir())?;
     let joining = Joining::new(&token, &secret, Arc::new(Strict), unix_now())?;
     let theirs = joining.cluster();
@@ -109,11 +109,17 @@ pub fn join(dir: &Path, token: &str, options: JoinOptions) -> Result<Joined, Joi
         }
         return Ok(Joined { cluster: mine, node: secret.public(), by: None });
     }
+    // A member whose database is lost comes back into its own cluster alone.
+    let was = super::read_cluster(store.dir())
+        .map_err(|source| JoinError::System { what: "reading the cluster file", source })?;
+    if let Some((mine, _)) = was.filter(|(mine, _)| *mine != theirs) {
+        return Err(JoinError::OtherCluster { mine, theirs });
+    }
     let system = |what| move |source| JoinError::System { what, source };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("the runtime"))?;
     let (by, joined) = runtime.block_on(async {
         let (events, happens) = mpsc::channel(EVENTS_WAITING_MAX);
-        let config = MeshConfig::new(secret.clone(), options.port);
+        let config = MeshConfig { accepts: false, ..MeshConfig::new(secret.clone(), options.port) };
         let mesh = Mesh::start(config, events, Arc::new(Nothing)).map_err(system("opening a UDP port"))?;
         let asked = Asking::new(mesh.clone(), joining).run(happens).await;
         mesh.shutdown("enrolled").await;

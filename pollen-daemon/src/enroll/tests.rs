@@ -41,9 +41,27 @@ fn a_crash_at_any_step_of_founding_is_made_good_by_the_next_call() {
     assert_eq!(init(whole.path(), &no_props()).expect("the same"), Founded { new: false, ..founded });
     assert!(whole.path().join("cluster").exists());
     // Before it the records, before them the keys.
+    fs::remove_file(whole.path().join("cluster")).expect("written by init");
     fs::remove_file(whole.path().join("state.redb")).expect("written by init");
     let again = init(whole.path(), &no_props()).expect("founded with the same keys");
     assert_eq!((again.root, again.node), (founded.root, founded.node));
+}
+
+#[test]
+fn a_founder_whose_database_is_lost_does_not_found_again() {
+    let temp = tempfile::tempdir().expect("temporary directory");
+    let founded = init(temp.path(), &no_props()).expect("a new cluster");
+    for lost in [None, Some("")] {
+        let database = temp.path().join("state.redb");
+        match lost {
+            None => fs::remove_file(&database).expect("written by init"),
+            Some(text) => fs::write(&database, text).expect("ours"),
+        }
+        let error = init(temp.path(), &no_props()).expect_err("a member already");
+        assert!(matches!(error, EnrollError::Lost { cluster } if cluster == founded.cluster.to_string()));
+    }
+    fs::write(temp.path().join("cluster"), "nonsense").expect("ours");
+    assert!(matches!(init(temp.path(), &no_props()), Err(EnrollError::Lost { .. })), "an unreadable mark is a mark");
 }
 
 #[test]

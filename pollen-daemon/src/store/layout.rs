@@ -41,7 +41,11 @@ pub enum OpenError {
     Missing { path: PathBuf },
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
-    #[error("{}: the database does not open: {source}", path.display())]
+    #[error(
+        "{}: the database does not open: {source}; put it back from a backup, or `pln join` with a new invite, which sets \
+         this file aside and keeps the node's key",
+        path.display()
+    )]
     Database { path: PathBuf, source: Box<redb::Error> },
 }
 

@@ -25,6 +25,10 @@ use super::{Inner, code, endpoint, link, open_stream, random};
 const PROVE_BOUND: Duration = Duration::from_secs(5);
 /// How long a handshake may take, each way.
 const HANDSHAKE_BOUND: Duration = Duration::from_secs(5);
+/// How long a connection that seems to be the second of a pair waits for a reset of the first: some round trips of that.
+const RESET_ROUND_TRIPS: u32 = 3;
+const RESET_WAIT_MIN: Duration = Duration::from_millis(100);
+const RESET_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Handshakes with strangers at once: each costs a signature and some 10 KiB.
 const ACCEPTS_MAX: usize = 256;
 
@@ -137,10 +141,14 @@ async fn dial(inner: &Arc<Inner>, peer: NodeKey, addrs: &[SocketAddr]) -> Result
     }
 }
 
-/// Accepts connections as long as the endpoint lives.
-pub async fn accept(inner: Arc<Inner>) {
+/// Accepts connections as long as the endpoint lives, or refuses them all.
+pub async fn accept(inner: Arc<Inner>, accepts: bool) {
     let room = Arc::new(Semaphore::new(ACCEPTS_MAX));
     while let Some(incoming) = inner.endpoint.accept().await {
+        if !accepts {
+            incoming.refuse();
+            continue;
+        }
         let Ok(permit) = room.clone().try_acquire_owned() else {
             inner.drops.count(DropReason::ConnectionsFull);
             incoming.ignore();
@@ -172,7 +180,15 @@ async fn accept_one(inner: &Arc<Inner>, incoming: Incoming) -> Result<Infallible
         return Err(Some(DropReason::Handshake));
     };
     let dialer = if inner.handler.admitted(peer) { Dialer::Member } else { Dialer::Stranger };
-    match inner.links.admit(peer, connection.clone(), dialer, Instant::now()) {
+    let mut admission = inner.links.admit(peer, connection.clone(), dialer, Instant::now());
+    if let Admission::Duplicate(existing) = &admission {
+        // A peer that was restarted has been sent what we sent last, and says that it knows nothing of it.
+        let wait = (existing.connection.rtt() * RESET_ROUND_TRIPS).clamp(RESET_WAIT_MIN, RESET_WAIT_MAX);
+        if timeout(wait, existing.connection.closed()).await.is_ok() {
+            admission = inner.links.admit(peer, connection.clone(), dialer, Instant::now());
+        }
+    }
+    match admission {
         Admission::Current { link, orders, replaced } => {
             inner.runtime.spawn(link::run(inner.clone(), link, orders, replaced, None));
             Err(None)

@@ -216,10 +216,6 @@ impl PathSocket {
             if self.change(|routes| routes.bind(source, peer, nonce)).is_err() {
                 return self.drops.count(DropReason::BindingsFull);
             }
-            if !outcome.ours {
-                // It looks for us: what it last was sent it may not have, nor we its answer.
-                self.replay(&peer);
-            }
             let dial = if outcome.ours { locked!(self.waiting.lock()).remove(&nonce.0) } else { None };
             if let Some(dial) = dial {
                 // The dialler may have given up just now.
@@ -228,6 +224,11 @@ impl PathSocket {
         }
         if let Some(reply) = outcome.reply {
             self.udp.send_datagram(source, &reply, &self.drops);
+        }
+        if let Some((peer, _)) = outcome.proved.filter(|_| !outcome.ours) {
+            // It looks for us: what it last was sent it may not have, nor we its answer. After the reply, without which it
+            // takes nothing from here.
+            self.replay(&peer);
         }
     }
 }

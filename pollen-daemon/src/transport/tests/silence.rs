@@ -131,3 +131,19 @@ async fn whoever_wants_a_silent_peer_waits_for_it_and_gets_the_connection_there_
     assert_eq!(wanted.await.unwrap().unwrap().stable_id(), before);
     assert_eq!(b.dropped(DropReason::Handshake), 0);
 }
+
+#[tokio::test]
+async fn a_peer_that_was_dialled_and_killed_a_moment_ago_dials_from_elsewhere_and_is_let_in() {
+    for round in 0..5_u8 {
+        // Whichever key is smaller: only one of the two may be refused.
+        let (first, second) = if round % 2 == 0 { (1, 2) } else { (2, 1) };
+        let (mut a, at_a, b, _) = link(peer(first), peer(second)).await;
+        b.mesh.stop().await;
+        drop(b);
+        let mut b = peer(second);
+        b.mesh.dial(a.key, vec![a.addr()]);
+        b.up().await;
+        a.down(at_a).await;
+        a.up().await;
+    }
+}
