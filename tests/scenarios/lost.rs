@@ -16,8 +16,10 @@ use crate::services::connect;
 
 const BACK_DEADLINE: Duration = Duration::from_secs(20);
 
-/// What may become of a database.
-const LOSSES: [(&str, fn(&Path)); 4] = [
+/// What may become of a database, and how.
+type Loss = (&'static str, fn(&Path));
+
+const LOSSES: [Loss; 4] = [
     ("missing", |database| fs::remove_file(database).unwrap()),
     ("empty", |database| fs::write(database, b"").unwrap()),
     ("cut", |database| fs::write(database, &fs::read(database).unwrap()[..5000]).unwrap()),
