@@ -95,6 +95,8 @@ pub struct Node {
     hosting: Hosting,
     /// Where members can be reached as an invite said, until their own entries say it.
     contacts: BTreeMap<NodeKey, Vec<SocketAddr>>,
+    /// This node lost its own maps and has not heard yet what neighbours hold of them.
+    returning: bool,
     due: Due,
     /// How long a silent peer's connection is kept.
     patience: Duration,
@@ -128,11 +130,15 @@ impl Node {
             persists: Persists::default(),
             hosting: Hosting::new(now.mono),
             contacts: restored.contacts,
+            returning: restored.returning,
             due: Due::at_start(now.mono),
             patience: silence::PATIENCE_DEFAULT,
             refusals: BTreeMap::new(),
             outputs: VecDeque::new(),
         };
+        if node.returning {
+            node.authoring.hold(now.mono);
+        }
         node.persist_now(restored.lanes.cleanup);
         node.roll_changed(now);
         node.settle(now);

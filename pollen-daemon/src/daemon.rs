@@ -42,6 +42,7 @@ mod running;
 mod seeding;
 mod streams;
 mod unseeding;
+mod way_back;
 
 pub(crate) use leaving::LEAVE_MAX;
 use leaving::Leaving;
@@ -70,6 +71,8 @@ pub enum RunError {
     NoMembership(String),
     #[error("founding a cluster of this node alone failed: {0}")]
     Found(#[source] Box<EnrollError>),
+    #[error(transparent)]
+    Member(Box<EnrollError>),
     #[error("the node's state does not make a node: {0}")]
     Restore(#[from] RestoreError),
     #[error("UDP port {port} cannot be used: {source}; choose another with --port")]
@@ -130,7 +133,7 @@ fn remembered(store: &Store, options: UpOptions) -> Result<Settings, RunError> {
 }
 
 fn prepare(dir: &Path, options: UpOptions) -> Result<Prepared, RunError> {
-    let store = store::open_or_create(dir)?;
+    let store = enroll::way_back::open_member(dir).map_err(of_member)?;
     let settings = remembered(&store, options)?;
     let logs = Logs::start(store.dir(), settings.log_level.as_deref()).map_err(system("opening the log"))?;
     if !enroll::is_member(&store)? {
@@ -147,12 +150,22 @@ fn prepare(dir: &Path, options: UpOptions) -> Result<Prepared, RunError> {
     let secret = secret.ok_or_else(|| RunError::KeyMissing(store.dir().display().to_string()))?;
     let clock = Clock::default();
     let node = restore(&store, &secret, &clock)?;
+    enroll::check_cluster(store.dir(), &node).map_err(of_member)?;
     enroll::note_cluster(store.dir(), &node).map_err(system("writing the cluster file"))?;
     let configured = store.config(config::SERVICES_KEY)?;
     let bare = configured.is_none();
     let mut services = configured.unwrap_or_default();
     running::adopt(&mut services, &node.view());
     Ok(Prepared { bare, store, settings, services, logs, secret, node, clock })
+}
+
+fn of_member(error: EnrollError) -> RunError {
+    match error {
+        EnrollError::Open(error) => error.into(),
+        EnrollError::Store(error) => error.into(),
+        EnrollError::Key(error) => error.into(),
+        error => RunError::Member(Box::new(error)),
+    }
 }
 
 fn restore(store: &Store, secret: &SecretKey, clock: &Clock) -> Result<Node, RunError> {
@@ -262,6 +275,7 @@ async fn up(prepared: Prepared) -> Result<(), RunError> {
         let running = running.clone();
         tokio::spawn(async move { running.serve_what_is_claimed().await });
     }
+    let way_back = tokio::spawn(way_back::keep(running.clone()));
     tokio::spawn(replicas.keep_holding_known());
     tokio::spawn(content.clone().keep_tidy());
     tokio::spawn(memory::keep_trimmed());
@@ -280,6 +294,7 @@ async fn up(prepared: Prepared) -> Result<(), RunError> {
     };
     announcing.abort();
     arriving.abort();
+    way_back.abort();
     notify.stopping();
     let ended = match failed {
         Some(ended) => ended,

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pollen_common::identity::NodeKey;
-use pollen_common::node::{Command, Input, LinkId, Node, Output, Refusal, RefusalKind, Reply, RequestId};
+use pollen_common::node::{Command, Input, LinkId, Node, Output, Refusal, RefusalKind, Reply, RequestId, Write};
 use pollen_common::views::{Name, SeedVersion, Target, VersionId, View};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -93,6 +93,7 @@ pub enum DriverError {
 enum Request {
     Command { command: Command, answer: oneshot::Sender<Result<Reply, Refusal>> },
     Why { target: Target, answer: oneshot::Sender<Vec<String>> },
+    WayBack { answer: oneshot::Sender<Vec<Write>> },
     Stop,
 }
 
@@ -125,6 +126,16 @@ impl DriverHandle {
     pub async fn why(&self, target: Target) -> Result<Vec<String>, Refusal> {
         let (answer, wait) = oneshot::channel();
         self.requests.send(Request::Why { target, answer }).await.map_err(|_| shutting_down())?;
+        wait.await.map_err(|_| shutting_down())
+    }
+
+    /// The records that lead this node back to its cluster should the others be lost.
+    ///
+    /// # Errors
+    /// That the node is shutting down.
+    pub async fn way_back(&self) -> Result<Vec<Write>, Refusal> {
+        let (answer, wait) = oneshot::channel();
+        self.requests.send(Request::WayBack { answer }).await.map_err(|_| shutting_down())?;
         wait.await.map_err(|_| shutting_down())
     }
 
@@ -295,6 +306,9 @@ impl<L: Links> Driver<L> {
             Some(Request::Why { target, answer }) => {
                 // An asker that has gone needs no answer.
                 let _ = answer.send(self.parts.node.why(&target, self.parts.clock.now()));
+            }
+            Some(Request::WayBack { answer }) => {
+                let _ = answer.send(self.parts.node.way_back());
             }
             // Without handles nobody could ever ask it to stop.
             Some(Request::Stop) | None => self.stopping = true,

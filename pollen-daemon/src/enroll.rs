@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pollen_common::identity::{ClusterId, NodeKey, SecretKey, Strict};
@@ -18,6 +18,7 @@ use crate::keys::{self, KeyError};
 use crate::store::{self, Change, OpenError, Store, StoreError};
 
 mod redeem;
+pub mod way_back;
 pub use redeem::{JoinError, JoinOptions, Joined, join};
 
 /// Public facts about the membership, readable while a daemon holds the directory.
@@ -42,6 +43,10 @@ pub enum EnrollError {
     Lost { cluster: String },
     #[error("the node's state does not make a node: {0}")]
     Restore(#[from] RestoreError),
+    #[error("there is no node key in {}, though it holds a node's state: put `keys/` back from a backup, or give the node up with `pln purge`", dir.display())]
+    KeyMissing { dir: PathBuf },
+    #[error("the file `cluster` in {} names the cluster {file}, the database is that of {database}: files of two nodes were mixed; put back those that belong together, or remove `cluster` if the database is right", dir.display())]
+    Mixed { dir: PathBuf, file: ClusterId, database: ClusterId },
     #[error("the first statements cannot be signed: {0}")]
     Sign(#[from] roll::SignError),
     #[error("{0}")]
@@ -98,7 +103,7 @@ pub fn found_in(store: &Store, props: &BTreeMap<String, String>) -> Result<Found
         return Err(EnrollError::Lost { cluster });
     }
     let root = keys::load_or_make_root(store.dir())?;
-    let secret = keys::load_or_make_node(store.dir())?;
+    let secret = if new { keys::load_or_make_node(store.dir())? } else { member_key(store)? };
     if new {
         let next = roll::commitment(&root.successor.public());
         store.apply(&[Change::Node(node::found(&root.root, next, &secret, props, unix_now())?)])?;
@@ -125,7 +130,7 @@ pub fn is_member(store: &Store) -> Result<bool, StoreError> {
 /// makes a second node of one key.
 fn lost_cluster(dir: &Path) -> io::Result<Option<String>> {
     if !dir.join(CLUSTER_FILE).try_exists()? {
-        return Ok(None);
+        return way_back::cluster(dir);
     }
     Ok(Some(read_cluster(dir)?.map_or_else(|| "(its file is unreadable)".into(), |(cluster, _)| cluster.to_string())))
 }
@@ -161,14 +166,26 @@ fn rooted_in(dir: &Path) -> Result<Option<Founded>, EnrollError> {
 }
 
 fn member_key(store: &Store) -> Result<SecretKey, EnrollError> {
-    // A member without a key cannot say which it was; a new key makes a node that restores and stands nowhere.
-    Ok(keys::load_or_make_node(store.dir())?)
+    // A new key would make a node that restores and stands nowhere.
+    keys::load_node(store.dir())?.ok_or_else(|| EnrollError::KeyMissing { dir: store.dir().to_owned() })
 }
 
 /// The node of a store, only to be read.
 fn open_node(store: &Store, secret: &SecretKey) -> Result<Node, EnrollError> {
     let config = NodeConfig::new(secret.clone(), [0; 32], Arc::new(Strict));
     Ok(Node::restore(config, store.node_records()?, Clock::default().now())?)
+}
+
+/// Refuses a directory whose parts belong to two nodes.
+///
+/// # Errors
+/// [`EnrollError::Mixed`]
+pub fn check_cluster(dir: &Path, node: &Node) -> Result<(), EnrollError> {
+    let database = node.view().cluster;
+    match read_cluster(dir)? {
+        Some((file, _)) if file != database => Err(EnrollError::Mixed { dir: dir.to_owned(), file, database }),
+        _ => Ok(()),
+    }
 }
 
 /// Writes down which cluster a node is in, for those who may not open the store.

@@ -40,6 +40,8 @@ fn a_member_without_its_database_founds_nothing_and_comes_back_by_a_new_invite()
     for (loss, lose) in LOSSES {
         b.kill().unwrap();
         lose(&database);
+        // With it the member would come back by itself.
+        fs::remove_file(b.dir().join("way-back")).unwrap();
         let cluster = fs::read(b.dir().join("cluster")).unwrap();
         for command in ["up", "init"] {
             let said = b.fails(exit::FAILURE, &[command]).unwrap();
@@ -79,6 +81,7 @@ fn a_key_alone_founds_nothing_and_another_clusters_token_is_refused() {
     let said = b.fails(exit::DENIED, &["join", &foreign, "--no-up"]).unwrap();
     assert!(said.contains("already a member of the cluster"), "{said}");
     fs::remove_file(b.dir().join("cluster")).unwrap();
+    fs::remove_file(b.dir().join("way-back")).unwrap();
     let said = b.fails(exit::FAILURE, &["up"]).unwrap();
     assert!(said.contains("no membership") && said.contains("pln join"), "{said}");
 }

@@ -4,6 +4,7 @@ mod admission;
 mod booted;
 mod corpora;
 mod death;
+mod directory;
 mod garbage;
 mod lab;
 mod links;

@@ -37,6 +37,9 @@ const CLOCK_SECONDS_MAX: u64 = 1 << 38;
 /// How long a node that boots waits for a neighbour to tell of its own heads before it signs durable lanes.
 pub const BOOT_WAIT: Duration = Duration::from_secs(5);
 
+/// How long one waits that knows that it lost its maps: signing without them would delete what neighbours hold.
+pub const RETURN_WAIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// Why a change was refused; nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthorError {
@@ -172,6 +175,11 @@ impl Authoring {
     /// ask. Durable lanes may be signed.
     pub fn release(&mut self) {
         self.wait_until = None;
+    }
+
+    /// What this node said is known to be lost here: wait for a neighbour, however long that takes people to mend.
+    pub fn hold(&mut self, now: Instant) {
+        self.wait_until = Some(now + RETURN_WAIT);
     }
 
     /// Whether durable lanes may be signed at `now`.

@@ -86,6 +86,25 @@ impl Node {
         contacts.map(|info| Contact { key: info.key, addrs: info.addrs.clone() }).collect()
     }
 
+    /// The records that lead this node back to its cluster should all others be lost: the lineage, what shows that it
+    /// and some neighbours stand, and where those are. Such a node signs nothing durable before a neighbour has told it
+    /// what it had said.
+    #[must_use]
+    pub fn way_back(&self) -> Vec<Write> {
+        let others = self.view.nodes.values().filter(|info| info.key != self.me && !info.addrs.is_empty());
+        let mut others: Vec<_> = others.map(|info| (!info.liveness.is_online(), info.key, &info.addrs)).collect();
+        others.sort_unstable_by_key(|(offline, key, _)| (*offline, *key));
+        others.truncate(CONTACTS_MAX);
+        // The order must not change with who is online, or the file would be written with each flap.
+        others.sort_unstable_by_key(|(_, key, _)| *key);
+        let members: Vec<NodeKey> = others.iter().map(|(_, key, _)| *key).chain([self.me]).collect();
+        let contacts = others.iter().map(|(_, key, addrs)| records::contact(key, addrs));
+        let told = self.contacts.iter().filter(|(key, _)| !members.contains(key));
+        let told = told.map(|(key, addrs)| records::contact(key, addrs));
+        let shown = records::of_members(&self.roll, &self.standing, &members);
+        shown.into_iter().chain(contacts).chain(told).chain([records::returning(true)]).collect()
+    }
+
     /// A joiner's first word: accept it into the roll, on disk, then say so.
     pub(super) fn redeem(&mut self, id: LinkId, statements: &[Vec<u8>], now: Now) {
         let Some(link) = self.links.get_mut(&id) else { return };

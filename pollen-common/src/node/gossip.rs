@@ -250,7 +250,7 @@ impl Node {
             }
         }
         if !self.repairs.is_copying(&self.me) {
-            self.authoring.release();
+            self.own_maps_known();
         }
     }
 
@@ -286,11 +286,19 @@ impl Node {
         }
     }
 
+    /// What neighbours hold of this node's own is here: it may speak.
+    fn own_maps_known(&mut self) {
+        self.authoring.release();
+        if core::mem::take(&mut self.returning) {
+            self.persist_now(alloc::vec![super::records::returning(false)]);
+        }
+    }
+
     /// This node's own words of an earlier life were taken over: sealing says and writes them anew.
     pub(super) fn adopted(&mut self, now: Now) {
         self.local.seal_by(now.mono);
         if !self.repairs.is_copying(&self.me) {
-            self.authoring.release();
+            self.own_maps_known();
         }
     }
 }

@@ -1,5 +1,5 @@
 //! The node's durable records: one-byte table prefixes over opaque keys. Owns the prefixes `r` (statements of the
-//! roll, by slot), `g` (genesis) and `c` (contacts); those of author maps are [`crate::maps::records`]'s.
+//! roll, by slot), `g` (genesis), `c` (contacts) and `w` (comes back without its maps); those of author maps are [`crate::maps::records`]'s.
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -9,7 +9,7 @@ use core::net::SocketAddr;
 use super::Write;
 use crate::identity::{Digest, NodeKey, Verify};
 use crate::maps;
-use crate::roll::{Genesis, Roll, Statement};
+use crate::roll::{Genesis, Roll, Standing, Statement};
 
 /// Contacts kept: those of one token and of its redemption.
 pub(super) const CONTACTS_MAX: usize = 16;
@@ -17,6 +17,7 @@ pub(super) const CONTACTS_MAX: usize = 16;
 const GENESIS: u8 = b'g';
 const STATEMENT: u8 = b'r';
 const CONTACT: u8 = b'c';
+const RETURNING: u8 = b'w';
 
 /// Why records do not make a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +32,8 @@ pub(super) struct Restored {
     pub(super) roll: Roll,
     pub(super) lanes: maps::records::Restored,
     pub(super) contacts: BTreeMap<NodeKey, Vec<SocketAddr>>,
+    /// Its own maps were lost: neighbours alone have them.
+    pub(super) returning: bool,
 }
 
 pub(super) fn restore(
@@ -50,7 +53,8 @@ pub(super) fn restore(
     let contacts = contacts.take(CONTACTS_MAX * 2).collect();
     let entries = records.iter().map(|(key, value)| (key.as_slice(), value.as_slice()));
     let lanes = maps::records::restore(roll.cluster(), entries, verify);
-    Ok(Restored { roll, lanes, contacts })
+    let returning = table(RETURNING).next().is_some();
+    Ok(Restored { roll, lanes, contacts, returning })
 }
 
 pub(super) fn statement_key(slot: &Digest) -> Vec<u8> {
@@ -65,6 +69,20 @@ pub(super) fn statement_write(statement: &Arc<Statement>) -> Write {
 pub(super) fn of_roll(roll: &Roll) -> Vec<Write> {
     let genesis = Write { key: alloc::vec![GENESIS], value: Some(roll.lineage().genesis.bytes().to_vec()) };
     core::iter::once(genesis).chain(roll.trie().values().map(statement_write)).collect()
+}
+
+/// Says, or takes back, that the records are not all that this node had.
+pub(super) fn returning(is: bool) -> Write {
+    Write { key: alloc::vec![RETURNING], value: is.then(Vec::new) }
+}
+
+/// What shows that `members` stand, to one who holds nothing else.
+pub(super) fn of_members(roll: &Roll, standing: &Standing, members: &[NodeKey]) -> Vec<Write> {
+    let lineage = roll.lineage();
+    let genesis = Write { key: alloc::vec![GENESIS], value: Some(lineage.genesis.bytes().to_vec()) };
+    let shown = members.iter().flat_map(|key| standing.bundle(key)).chain(lineage.rotations);
+    let statements: BTreeMap<_, _> = shown.map(|statement| (statement.slot(), statement)).collect();
+    core::iter::once(genesis).chain(statements.values().map(statement_write)).collect()
 }
 
 pub(super) fn contact(key: &NodeKey, addrs: &[SocketAddr]) -> Write {

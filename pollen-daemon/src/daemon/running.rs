@@ -15,7 +15,7 @@ use pollen_common::views::{Name, Protocol, SeedVersion, Target, View};
 use tokio::runtime::Handle;
 use tokio::sync::{broadcast, watch};
 
-use super::{announce, held, numbers};
+use super::{announce, held, numbers, way_back};
 use crate::config::{self, Settings};
 use crate::content::Content;
 use crate::control::handle::{
@@ -25,6 +25,7 @@ use crate::control::handle::{
 };
 use crate::control::size::show_mib;
 use crate::driver::{DriverHandle, clock};
+use crate::enroll::way_back::WayBack;
 use crate::events::{EVENTS_KEPT_MAX, Events};
 use crate::logs::Logs;
 use crate::services::{Export, ExportConfig, Services, ServicesConfig};
@@ -68,6 +69,8 @@ pub(super) struct Running {
     settings: Arc<Mutex<Settings>>,
     /// Held while the services change: two changes at once could leave a claim without its port, or the reverse.
     changing_services: Arc<tokio::sync::Mutex<()>>,
+    /// What the file `way-back` says.
+    noted: Arc<Mutex<Option<WayBack>>>,
     stop: watch::Sender<bool>,
 }
 
@@ -87,6 +90,7 @@ impl Running {
             started: clock::unix_now(),
             settings: Arc::new(Mutex::new(parts.settings.clone())),
             changing_services: Arc::default(),
+            noted: Arc::default(),
             stop: watch::Sender::new(false),
             parts: Arc::new(parts),
         }
@@ -100,6 +104,14 @@ impl Running {
 
     pub(super) fn settings_now(&self) -> Settings {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn is_noted(&self, back: &WayBack) -> bool {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(back)
+    }
+
+    pub(super) fn noted(&self, back: WayBack) {
+        *self.noted.lock().unwrap_or_else(PoisonError::into_inner) = Some(back);
     }
 
     pub(super) fn parts(&self) -> &Wiring {
@@ -174,7 +186,9 @@ impl Running {
     }
 
     async fn save_services(&self) -> Result<(), ConfigureError> {
-        self.parts.writer.configure(Change::set(config::SERVICES_KEY, &self.parts.services.config())).await
+        self.parts.writer.configure(Change::set(config::SERVICES_KEY, &self.parts.services.config())).await?;
+        way_back::note(self).await;
+        Ok(())
     }
 
     /// Claims first, because the core may refuse. What a crash then leaves claimed is served after it: see [`adopt`].
@@ -264,6 +278,7 @@ impl Running {
         })?;
         self.parts.writer.configure(Change::set(config::SETTINGS_KEY, &settings)).await?;
         *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
+        way_back::note(self).await;
         if was.seed_memory_mib != seed_memory_mib {
             self.parts.machine.give(seed_memory_mib);
             announce::offer(self).await;

@@ -99,11 +99,11 @@ impl JoinError {
 pub fn join(dir: &Path, token: &str, options: JoinOptions) -> Result<Joined, JoinError> {
     let token = decode(token)?;
     let store = store::open_or_set_aside(dir)?;
-    let secret = keys::load_or_make_node(store.dir())?;
+    let secret = if is_member(&store)? { member_key(&store)? } else { keys::load_or_make_node(store.dir())? };
     let joining = Joining::new(&token, &secret, Arc::new(Strict), unix_now())?;
     let theirs = joining.cluster();
     if is_member(&store)? {
-        let mine = open_node(&store, &member_key(&store)?)?.view().cluster;
+        let mine = open_node(&store, &secret)?.view().cluster;
         if mine != theirs {
             return Err(JoinError::OtherCluster { mine, theirs });
         }

@@ -83,3 +83,84 @@ fn text_that_is_no_token_is_refused_with_a_sentence_and_leaves_nothing() {
     }
     assert!(!temp.path().join("cluster").exists());
 }
+
+/// A founder's directory with its way back, and who it is.
+fn member() -> (tempfile::TempDir, Founded) {
+    let temp = tempfile::tempdir().expect("temporary directory");
+    let founded = init(temp.path(), &no_props()).expect("a new cluster");
+    let store = store::open_or_create(temp.path()).expect("ours");
+    let node = open_node(&store, &member_key(&store).expect("made")).expect("a node");
+    let records = node.way_back();
+    let settings = crate::config::Settings { port: Some(4321), ..Default::default() };
+    let back = way_back::WayBack::new(founded.node, founded.cluster, settings, Default::default(), &records);
+    back.write(temp.path()).expect("writable");
+    (temp, founded)
+}
+
+#[test]
+fn a_member_comes_back_as_itself_whatever_became_of_its_database() {
+    let whole = |path: &Path| fs::read(path).expect("written by init");
+    let cases: [(&str, &dyn Fn(&Path)); 4] = [
+        ("missing", &|path| fs::remove_file(path).expect("there")),
+        ("empty", &|path| fs::write(path, []).expect("writable")),
+        ("cut", &|path| fs::write(path, &whole(path)[..5000]).expect("writable")),
+        ("damaged", &|path| fs::write(path, vec![0x55; whole(path).len()]).expect("writable")),
+    ];
+    for (case, harm) in cases {
+        let (temp, founded) = member();
+        harm(&temp.path().join("state.redb"));
+        let store = way_back::open_member(temp.path()).unwrap_or_else(|error| panic!("{case}: {error}"));
+        let node = open_node(&store, &member_key(&store).expect("there")).expect("a node");
+        let me = (node.view().cluster, node.me(), node.view().nodes.contains_key(&founded.node));
+        assert_eq!(me, (founded.cluster, founded.node, true), "{case}");
+        let settings: Option<crate::config::Settings> = store.config(crate::config::SETTINGS_KEY).expect("readable");
+        assert_eq!(settings.and_then(|settings| settings.port), Some(4321), "{case}");
+        let names = fs::read_dir(temp.path()).expect("there").map(|entry| entry.expect("there").file_name());
+        let kept = names.filter(|name| name.to_string_lossy().starts_with("state.redb.damaged-")).count();
+        assert_eq!(kept, usize::from(matches!(case, "cut" | "damaged")), "{case}");
+    }
+}
+
+#[test]
+fn a_directory_with_parts_of_a_member_leads_to_no_membership_and_founds_nothing() {
+    let cases: [(&str, &[&str]); 3] = [
+        ("the key and the cluster's name", &["state.redb", "way-back"]),
+        ("no key", &["state.redb", "keys/node.key"]),
+        ("the way back without a key", &["state.redb", "keys/node.key", "cluster"]),
+    ];
+    for (case, gone) in cases {
+        let (temp, founded) = member();
+        for name in gone {
+            fs::remove_file(temp.path().join(name)).expect("there");
+        }
+        let store = way_back::open_member(temp.path()).expect(case);
+        assert!(!is_member(&store).expect("readable"), "{case}");
+        let error = found_in(&store, &no_props()).expect_err(case);
+        assert!(matches!(error, EnrollError::Lost { cluster } if cluster == founded.cluster.to_string()), "{case}");
+    }
+}
+
+#[test]
+fn a_way_back_of_another_node_or_to_another_cluster_is_not_taken() {
+    for foreign in ["keys/node.key", "cluster"] {
+        let ((temp, _), (other, _)) = (member(), member());
+        fs::remove_file(temp.path().join("state.redb")).expect("there");
+        fs::copy(other.path().join(foreign), temp.path().join(foreign)).expect("copied");
+        let store = way_back::open_member(temp.path()).expect("nothing to open");
+        assert!(!is_member(&store).expect("readable"), "{foreign}");
+    }
+}
+
+#[test]
+fn a_member_without_its_key_or_with_the_name_of_another_cluster_is_refused() {
+    let (temp, _) = member();
+    fs::remove_file(temp.path().join("keys/node.key")).expect("there");
+    assert!(matches!(init(temp.path(), &no_props()), Err(EnrollError::KeyMissing { .. })));
+    assert!(!temp.path().join("keys/node.key").exists(), "a stranger's key was made");
+
+    let ((temp, _), (other, _)) = (member(), member());
+    fs::copy(other.path().join("cluster"), temp.path().join("cluster")).expect("copied");
+    let store = way_back::open_member(temp.path()).expect("the database is whole");
+    let node = open_node(&store, &member_key(&store).expect("there")).expect("a node");
+    assert!(matches!(check_cluster(temp.path(), &node), Err(EnrollError::Mixed { .. })));
+}
