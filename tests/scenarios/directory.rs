@@ -22,6 +22,9 @@ const WRITTEN_DEADLINE: Duration = Duration::from_secs(10);
 /// The name of the file by which a member comes back.
 const WAY_BACK: &str = "way-back";
 
+/// What may become of a database, and how.
+type Harm = (&'static str, fn(&Path));
+
 #[test]
 fn a_member_whose_database_is_lost_or_damaged_comes_back_as_itself_with_what_it_served_and_listened_to() {
     let Some(mut lab) = lab_or_skip() else { return };
@@ -39,7 +42,7 @@ fn a_member_whose_database_is_lost_or_damaged_comes_back_as_itself_with_what_it_
     };
     eventually("the way back names what the node does", TOGETHER_DEADLINE, known).unwrap();
 
-    let harms: [(&str, fn(&Path)); 4] = [
+    let harms: [Harm; 4] = [
         ("gone", |path| fs::remove_file(path).unwrap()),
         ("empty", |path| fs::write(path, []).unwrap()),
         ("cut", |path| fs::write(path, &fs::read(path).unwrap()[..5000]).unwrap()),

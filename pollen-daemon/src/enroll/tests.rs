@@ -97,10 +97,13 @@ fn member() -> (tempfile::TempDir, Founded) {
     (temp, founded)
 }
 
+/// What may become of a database, and how.
+type Harm<'a> = (&'static str, &'a dyn Fn(&Path));
+
 #[test]
 fn a_member_comes_back_as_itself_whatever_became_of_its_database() {
     let whole = |path: &Path| fs::read(path).expect("written by init");
-    let cases: [(&str, &dyn Fn(&Path)); 4] = [
+    let cases: [Harm<'_>; 4] = [
         ("missing", &|path| fs::remove_file(path).expect("there")),
         ("empty", &|path| fs::write(path, []).expect("writable")),
         ("cut", &|path| fs::write(path, &whole(path)[..5000]).expect("writable")),
