@@ -29,6 +29,8 @@
 
   (global $output_offset (export "pln:output-offset") (mut i64) (i64.const 0))
   (global $output_length (export "pln:output-length") (mut i64) (i64.const 0))
+  ;; Whether blocks were refused: the call ends with it, as no guest looks at what it was given.
+  (global $blocks_refused (export "pln:blocks-refused") (mut i32) (i32.const 0))
   (global $error_offset (export "pln:error-offset") (mut i64) (i64.const 0))
 
   ;; What an active block's header begins with. Differs for each place, so that copied bytes are no header.
@@ -79,7 +81,12 @@
         (i32.lt_u (local.tee $tries (i32.add (local.get $tries) (i32.const 1))) (i32.const 64))))
     (i32.const 0))
 
-  ;; A header behind all blocks, or 0 when the memory cannot grow.
+  ;; Ends the call. A guest that was answered 0 would write there, read it again and go on with what is none of its own.
+  (func $refuse
+    (global.set $blocks_refused (i32.const 1))
+    (unreachable))
+
+  ;; A header behind all blocks.
   (func $bump (param $need i32) (result i32)
     (local $header i32) (local $end i32) (local $missing i32)
     (local.set $header (global.get $position))
@@ -97,23 +104,22 @@
         (if (i32.eq (memory.grow $kernel (i32.add (local.get $missing) (i32.const 16))) (i32.const -1))
           (then
             (if (i32.eq (memory.grow $kernel (local.get $missing)) (i32.const -1))
-              (then (return (i32.const 0))))))))
+              (then (call $refuse)))))))
     (global.set $position (local.get $end))
     (i32.store $kernel offset=4 (local.get $header) (local.get $need))
     (local.get $header))
 
   (func $alloc (export "alloc") (param $length i64) (result i64)
     (local $need i32) (local $header i32)
-    ;; Nothing is asked for, or more than could ever fit; the bound keeps the sums in `bump` within 32 bits.
-    (if (i64.ge_u (i64.sub (local.get $length) (i64.const 1)) (i64.const 0x7fff_ffff))
-      (then (return (i64.const 0))))
+    (if (i64.eqz (local.get $length)) (then (return (i64.const 0))))
+    ;; More than could ever fit; the bound keeps the sums in `bump` within 32 bits.
+    (if (i64.ge_u (local.get $length) (i64.const 0x8000_0000)) (then (call $refuse)))
     (local.set $need
       (i32.and (i32.add (i32.wrap_i64 (local.get $length)) (i32.const 15)) (i32.const -16)))
     (local.set $header (call $reuse (local.get $need)))
     (if (i32.eqz (local.get $header))
       (then
-        (local.set $header (call $bump (local.get $need)))
-        (if (i32.eqz (local.get $header)) (then (return (i64.const 0))))))
+        (local.set $header (call $bump (local.get $need)))))
     (i32.store $kernel (local.get $header) (call $tag (local.get $header)))
     (i32.store $kernel offset=8 (local.get $header) (i32.wrap_i64 (local.get $length)))
     (i64.extend_i32_u (i32.add (local.get $header) (i32.const 16))))
@@ -124,11 +130,10 @@
     (if (i64.ne (local.get $length) (i64.const 0))
       (then (return (call $alloc (local.get $length)))))
     (local.set $offset (call $alloc (i64.const 1)))
-    (if (i64.ne (local.get $offset) (i64.const 0))
-      (then (i32.store $kernel (i32.sub (i32.wrap_i64 (local.get $offset)) (i32.const 8)) (i32.const 0))))
+    (i32.store $kernel (i32.sub (i32.wrap_i64 (local.get $offset)) (i32.const 8)) (i32.const 0))
     (local.get $offset))
 
-  (func $free (export "free") (param $offset i64)
+  (func $free (export "free") (export "pln:free") (param $offset i64)
     (local $header i32)
     (if (i32.eqz (call $is_block (local.get $offset))) (then (return)))
     (local.set $header (i32.sub (i32.wrap_i64 (local.get $offset)) (i32.const 16)))

@@ -22,7 +22,7 @@ pub const MODULE_BYTES_MAX: usize = pollen_common::wire::streams::content::CONTE
 /// Bytes of a WebAssembly page.
 pub const PAGE_BYTES: u64 = 64 * 1024;
 /// The format of what [`merge`] gives: part of the compile cache's key, raised with any change of the output.
-pub const MERGE_VERSION: u32 = 3;
+pub const MERGE_VERSION: u32 = 4;
 /// The most bytes of Extism blocks in one instance: input, output, and what host functions bring. As `kernel.wat` says.
 pub const KERNEL_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// What a guest's memory has beyond its initial size from the start, so that allocators ask the kernel for nothing:
@@ -35,16 +35,20 @@ pub const RESERVED: &str = "pln:";
 pub const MEMORY: &str = "pln:memory";
 /// The exported memory of the Extism blocks.
 pub const KERNEL: &str = "pln:kernel";
-/// `(length: i64) -> i64`: the offset of a new block in [`KERNEL`], 0 when there is no room or the length is 0.
+/// `(length: i64) -> i64`: the offset of a new block in [`KERNEL`]. Without room it is a trap, and [`BLOCKS_REFUSED`] is set.
 pub const ALLOC: &str = "pln:alloc";
 /// `(length: i64) -> i64`: like [`ALLOC`], and the block is the input from then on. Need not be called without input.
 pub const INPUT: &str = "pln:input";
+/// `(offset: i64) -> ()`: the block is the guest's no more; nothing where none begins there.
+pub const FREE: &str = "pln:free";
 /// `(offset: i64) -> i64`: the length of the block that begins there, 0 when none does.
 pub const LENGTH: &str = "pln:length";
 /// `() -> i32`: pages that the guest's memory has by its own reckoning.
 pub const MEMORY_SIZE: &str = "pln:memory-size";
 /// Mutable global, i32: 1 when the guest's last attempt to grow its memory was beyond its limit.
 pub const MEMORY_REFUSED: &str = "pln:memory-refused";
+/// Mutable global, i32: 1 when a block was refused, with which the call ended.
+pub const BLOCKS_REFUSED: &str = "pln:blocks-refused";
 /// Mutable global, i64: where the output lies in [`KERNEL`].
 pub const OUTPUT_OFFSET: &str = "pln:output-offset";
 /// Mutable global, i64: the output's length in bytes. Was within the memory when it was set.

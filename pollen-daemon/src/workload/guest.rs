@@ -55,11 +55,14 @@ pub(super) struct Exports {
     pub alloc: ModuleExport,
     input: ModuleExport,
     pub length: ModuleExport,
+    pub free: ModuleExport,
     output_offset: ModuleExport,
     output_length: ModuleExport,
     error_offset: ModuleExport,
     /// Whether the last attempt of the guest to grow its memory was refused.
     memory_refused: ModuleExport,
+    /// Whether a block was refused.
+    blocks_refused: ModuleExport,
 }
 
 /// A module without what every merged module has: our own merge is at fault.
@@ -76,10 +79,12 @@ impl Exports {
             alloc: find(pollen_module::ALLOC)?,
             input: find(pollen_module::INPUT)?,
             length: find(pollen_module::LENGTH)?,
+            free: find(pollen_module::FREE)?,
             output_offset: find(pollen_module::OUTPUT_OFFSET)?,
             output_length: find(pollen_module::OUTPUT_LENGTH)?,
             error_offset: find(pollen_module::ERROR_OFFSET)?,
             memory_refused: find(pollen_module::MEMORY_REFUSED)?,
+            blocks_refused: find(pollen_module::BLOCKS_REFUSED)?,
         })
     }
 }
@@ -230,13 +235,20 @@ impl Ready {
             Ok(code) => code,
             Err(error) => match outcome::exit_code(&error) {
                 Some(0) => 0,
-                _ => return Err(self.run_failure(&error, store, &instance)),
+                _ => {
+                    let ended = self.run_failure(&error, store, &instance);
+                    let said = self.error_text(store, &instance).await;
+                    return Err(outcome::said_and_ended(said, ended));
+                }
             },
         };
         let exports = &self.exports;
+        // An error that was set decides, whatever the function returned.
+        if let Some(message) = self.error_text(store, &instance).await {
+            return Err(CallError::Failed(message));
+        }
         if code != 0 {
-            let message = self.error_text(store, &instance).await;
-            return Err(CallError::Failed(message.unwrap_or_else(|| format!("it returned {code}"))));
+            return Err(CallError::Failed(format!("it returned {code}")));
         }
         let offset = global(store, &instance, &exports.output_offset);
         let length = global(store, &instance, &exports.output_length);

@@ -71,6 +71,22 @@ impl World for GuestWorld {
         }
     }
 
+    fn log_level(&self) -> LogLevel {
+        use tracing::{Level, enabled};
+        // Each is a place of its own to the filter, whose answer is remembered.
+        if enabled!(target: "seed", Level::TRACE) {
+            LogLevel::Trace
+        } else if enabled!(target: "seed", Level::DEBUG) {
+            LogLevel::Debug
+        } else if enabled!(target: "seed", Level::INFO) {
+            LogLevel::Info
+        } else if enabled!(target: "seed", Level::WARN) {
+            LogLevel::Warn
+        } else {
+            LogLevel::Error
+        }
+    }
+
     fn log(&self, invocation: &Invocation, level: LogLevel, message: &str) {
         match self.shared.log_gate.pass(&invocation.seed, Instant::now()) {
             None => return,

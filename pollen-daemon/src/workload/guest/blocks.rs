@@ -41,7 +41,38 @@ pub async fn read(caller: &mut Caller<'_, CallState>, offset: i64, what: &str, m
     Ok(block.ok_or_else(|| wasmtime::Error::msg("a block lies outside of the memory"))?.to_vec())
 }
 
-/// A new block with `bytes` in it, also when they are none; 0 when there is no room.
+/// The same, of a block that the host takes over, as Extism's does: it is free afterwards. With `cut`, of one that is
+/// longer only the beginning is given, and it is no trap.
+pub async fn take(
+    caller: &mut Caller<'_, CallState>,
+    offset: i64,
+    what: &str,
+    max: usize,
+    cut: bool,
+) -> HostResult<Vec<u8>> {
+    let bytes = if cut { beginning(caller, offset, max).await? } else { read(caller, offset, what, max).await? };
+    free(caller, offset).await?;
+    Ok(bytes)
+}
+
+/// A copy of the first `max` bytes of the block at `offset`.
+pub async fn beginning(caller: &mut Caller<'_, CallState>, offset: i64, max: usize) -> HostResult<Vec<u8>> {
+    let exports = std::sync::Arc::clone(&caller.data().exports);
+    let length = call(caller, &exports.length, offset).await?.cast_unsigned().min(max as u64);
+    let kernel = memory(caller, &exports.kernel)?;
+    Ok(range(kernel.data(&*caller), offset.cast_unsigned(), length).unwrap_or_default().to_vec())
+}
+
+/// The block at `offset` is the guest's no more.
+pub async fn free(caller: &mut Caller<'_, CallState>, offset: i64) -> HostResult<()> {
+    let export = caller.data().exports.free;
+    let Some(Extern::Func(function)) = caller.get_module_export(&export) else {
+        return Err(wasmtime::Error::msg("a host function was called by another module"));
+    };
+    function.typed::<i64, ()>(&*caller)?.call_async(caller.as_context_mut(), offset).await
+}
+
+/// A new block with `bytes` in it, also when they are none. Without room the call ends.
 pub async fn write(caller: &mut Caller<'_, CallState>, bytes: &[u8]) -> HostResult<i64> {
     let exports = std::sync::Arc::clone(&caller.data().exports);
     let Ok(length) = i64::try_from(bytes.len()) else { return Ok(0) };

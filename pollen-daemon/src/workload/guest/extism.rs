@@ -7,14 +7,16 @@ use super::{CallState, HostResult, blocks};
 use crate::workload::LogLevel;
 
 const MODULE: &str = "extism:host/env";
-/// The longest message that a guest may log at once, in bytes.
-const MESSAGE_BYTES_MAX: usize = super::state::LOG_BYTES_MAX;
+/// What is kept of one message, in bytes: a line of the log is cut to less.
+pub(super) const MESSAGE_BYTES_MAX: usize = 8 * 1024;
 const VARIABLE_BYTES_MAX: usize = super::variables::VARIABLES_BYTES_MAX;
 const HTTP_REFUSED: &str = "HTTP from guests is not allowed by any policy";
 
 pub fn define(linker: &mut Linker<CallState>) -> HostResult<()> {
     // There is no configuration yet, so every key is unset.
-    linker.func_wrap(MODULE, "config_get", |_key: i64| 0_i64)?;
+    linker.func_wrap_async(MODULE, "config_get", |mut caller: Caller<'_, CallState>, (key,): (i64,)| {
+        Box::new(async move { blocks::free(&mut caller, key).await.map(|()| 0_i64) })
+    })?;
     define_variables(linker)?;
     define_log(linker)?;
     linker.func_wrap(MODULE, "http_request", |_request: i64, _body: i64| -> HostResult<i64> {
@@ -28,7 +30,7 @@ pub fn define(linker: &mut Linker<CallState>) -> HostResult<()> {
 fn define_variables(linker: &mut Linker<CallState>) -> HostResult<()> {
     linker.func_wrap_async(MODULE, "var_get", |mut caller: Caller<'_, CallState>, (key,): (i64,)| {
         Box::new(async move {
-            let key = blocks::read(&mut caller, key, "the name of a variable", VARIABLE_BYTES_MAX).await?;
+            let key = blocks::take(&mut caller, key, "the name of a variable", VARIABLE_BYTES_MAX, false).await?;
             let value = caller.data().variables.value(&key).map(<[u8]>::to_vec);
             match value {
                 Some(value) => blocks::write(&mut caller, &value).await,
@@ -38,12 +40,18 @@ fn define_variables(linker: &mut Linker<CallState>) -> HostResult<()> {
     })?;
     linker.func_wrap_async(MODULE, "var_set", |mut caller: Caller<'_, CallState>, (key, value): (i64, i64)| {
         Box::new(async move {
-            let key = blocks::read(&mut caller, key, "the name of a variable", VARIABLE_BYTES_MAX).await?;
+            let at = key;
+            let key = blocks::take(&mut caller, key, "the name of a variable", VARIABLE_BYTES_MAX, false).await?;
             if value == 0 {
                 caller.data_mut().variables.remove(&key);
                 return Ok(());
             }
-            let value = blocks::read(&mut caller, value, "a variable", VARIABLE_BYTES_MAX).await?;
+            // One block may be both; it was taken with the name.
+            let value = if value == at {
+                key.clone()
+            } else {
+                blocks::take(&mut caller, value, "a variable", VARIABLE_BYTES_MAX, false).await?
+            };
             caller.data_mut().variables.set(key, value).map_err(wasmtime::Error::new)
         })
     })?;
@@ -61,9 +69,9 @@ fn define_log(linker: &mut Linker<CallState>) -> HostResult<()> {
         linker.func_wrap_async(MODULE, name, move |mut caller: Caller<'_, CallState>, (message,): (i64,)| {
             Box::new(async move {
                 if level < caller.data().world.log_level() {
-                    return Ok(());
+                    return blocks::free(&mut caller, message).await;
                 }
-                let message = blocks::read(&mut caller, message, "a message", MESSAGE_BYTES_MAX).await?;
+                let message = blocks::take(&mut caller, message, "a message", MESSAGE_BYTES_MAX, true).await?;
                 caller.data_mut().log(level, &String::from_utf8_lossy(&message));
                 HostResult::Ok(())
             })

@@ -41,6 +41,12 @@ impl Ready {
         store: &mut Store<CallState>,
         instance: &Instance,
     ) -> CallError {
+        if super::global(store, instance, &self.exports.blocks_refused) != 0 {
+            return match store.data().limiter.refused {
+                Some(Refused::Budget { bytes }) => CallError::NodeMemory { max_bytes: bytes, ran: true },
+                Some(Refused::Maximum) | None => CallError::Blocks { max_bytes: KERNEL_BYTES_MAX },
+            };
+        }
         let refused = super::global(store, instance, &self.exports.memory_refused) != 0;
         self.explain(error, store, refused)
     }
@@ -70,6 +76,14 @@ impl Ready {
         let cause = error.root_cause().to_string();
         let cause = cause.strip_prefix("wasm trap: ").unwrap_or(&cause);
         CallError::Trap(cut(format!("{cause}{}", place(error)), MESSAGE_BYTES_MAX))
+    }
+}
+
+/// What a guest said of its failure comes first; how it ended then, unless that is a limit, which names itself.
+pub fn said_and_ended(said: Option<String>, ended: CallError) -> CallError {
+    match (said, ended) {
+        (Some(said), CallError::Trap(how) | CallError::Failed(how)) => CallError::Failed(format!("{said} ({how})")),
+        (_, ended) => ended,
     }
 }
 

@@ -4,6 +4,7 @@ mod host;
 mod images;
 mod isolation;
 mod limits;
+mod taken;
 mod wasi;
 
 use std::collections::BTreeMap;
@@ -98,6 +99,8 @@ struct Witness {
     said: Mutex<Vec<(LogLevel, String)>>,
     asked: Mutex<Vec<(String, Bytes)>>,
     delay: Duration,
+    /// What it wants to hear of; all, if not said.
+    level: Option<LogLevel>,
 }
 
 impl Witness {
@@ -114,6 +117,10 @@ impl World for Witness {
             tokio::time::sleep(delay).await;
             if uri.ends_with("refused") { Err("it is refused".into()) } else { Ok(input) }
         })
+    }
+
+    fn log_level(&self) -> LogLevel {
+        self.level.unwrap_or(LogLevel::Trace)
     }
 
     fn log(&self, _: &Invocation, level: LogLevel, message: &str) {

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use wasmtime::{Caller, Linker};
 
+use super::extism::MESSAGE_BYTES_MAX;
 use super::{CallState, HostResult, blocks};
 use crate::workload::{BODY_BYTES_MAX, Invocation, LogLevel};
 
@@ -49,7 +50,11 @@ pub fn define(linker: &mut Linker<CallState>) -> HostResult<()> {
                     3 => LogLevel::Error,
                     _ => LogLevel::Info,
                 };
-                let message = blocks::read(&mut caller, message, "a message", super::state::LOG_BYTES_MAX).await?;
+                if level < caller.data().world.log_level() {
+                    return Ok(());
+                }
+                // The block stays the guest's: those written for the Go Pollen free it themselves.
+                let message = blocks::beginning(&mut caller, message, MESSAGE_BYTES_MAX).await?;
                 caller.data_mut().log(level, &String::from_utf8_lossy(&message));
                 HostResult::Ok(())
             })

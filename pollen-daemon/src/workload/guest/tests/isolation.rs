@@ -20,7 +20,6 @@ const SOILER: &str = r#"
     (memory.fill (i32.const 4096) (i32.const 0xaa) (i32.const 2600000))
     (local.set $block (call $alloc (i64.const 3000000)))
     (call $store_u8 (i64.add (local.get $block) (i64.const 2999999)) (i32.const 0xaa))
-    (call $error_set (local.get $block))
     (call $output_set (local.get $block) (i64.const 3000000))
     (i32.const 0))
 
@@ -51,6 +50,7 @@ const SOILER: &str = r#"
   ;; Answers with nothing set: what another call's output was would show.
   (func (export "silent") (result i32) (i32.const 0))
   (func (export "failing") (result i32) (i32.const 3))
+  (func (export "complain") (call $error_set (call $hand (i32.const 1) (i32.const 4))))
 "#;
 
 #[tokio::test]
@@ -60,6 +60,7 @@ async fn a_call_finds_nothing_of_the_one_before_in_the_same_slot() {
     for _ in 0..3 {
         assert_eq!(call(&guest, "soil", b"secret").await.map(|output| output.len()), Ok(3_000_000));
         assert_eq!(call(&guest, "look", b"").await.as_deref(), Ok(&b"fine"[..]));
+        assert_eq!(call(&guest, "complain", b"").await, Err(CallError::Failed("fine".into())));
         assert_eq!(call(&guest, "silent", b"").await.as_deref(), Ok(&b""[..]));
         assert_eq!(call(&guest, "failing", b"").await, Err(CallError::Failed("it returned 3".into())));
     }
