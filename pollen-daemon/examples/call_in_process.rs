@@ -63,6 +63,7 @@ async fn measure(run: &Run, before_kib: u64, cache_dir: &std::path::Path) -> Res
         timeout_ms: 30_000,
         idempotent: false,
         image: run.image,
+        tail_calls: false,
     };
     let guest = engine.prepare(module, wasm, &version).await?;
     let (input, world): (Bytes, Arc<dyn World>) = (run.input().into(), Arc::new(Nowhere));

@@ -63,6 +63,13 @@ pub trait World: Send + Sync + 'static {
     /// A request to another seed or a service, by URI. `None` to the guest is any failure; the reason is for the log.
     fn request(&self, invocation: &Invocation, uri: String, input: Bytes) -> BoxFuture<'static, Result<Bytes, String>>;
 
+    /// The guest wants its answer to be that of another seed, to be called under its caller's key when it has ended.
+    /// Whether that can be; the last one counts.
+    fn tail_call(&self, invocation: &Invocation, uri: &str, input: Bytes) -> bool {
+        let _ = (invocation, uri, input);
+        false
+    }
+
     /// A line that the guest wrote.
     fn log(&self, invocation: &Invocation, level: LogLevel, message: &str);
 

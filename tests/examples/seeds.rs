@@ -65,6 +65,7 @@ fn entries() {
         timeout_ms: 30_000,
         idempotent: true,
         image: false,
+        tail_calls: false,
     };
     let next = SeedVersion { image: true, ..version };
     let seed = SeedClaim { versions: vec![version, next], min_replicas: 2, everywhere: false, claimed: NOW };

@@ -123,6 +123,7 @@ fn seed_vectors(add: &mut impl FnMut(&str, &[u8])) {
         timeout_ms: 30_000,
         idempotent: true,
         image: false,
+        tail_calls: false,
     };
     let next = SeedVersion { module: Digest([0x0e; 32]), ..version };
     let claimed = UnixMs(1_800_000_000_000);

@@ -130,6 +130,7 @@ mod tests {
             timeout_ms: 1,
             idempotent: false,
             image: false,
+            tail_calls: false,
         });
         assert_eq!(upgraded(None, one), [one]);
         assert_eq!(upgraded(Some(&[one]), one), [one]);

@@ -19,6 +19,7 @@ fn version(memory_mib: u64) -> SeedVersion {
         timeout_ms: 30_000,
         idempotent: false,
         image: false,
+        tail_calls: false,
     }
 }
 

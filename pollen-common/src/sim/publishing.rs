@@ -60,6 +60,7 @@ impl World {
             timeout_ms: 30_000,
             idempotent: false,
             image: false,
+            tail_calls: false,
         };
         let min_replicas = u16::try_from(1 + self.below(3)).unwrap_or(1);
         let everywhere = self.below(8) == 0;

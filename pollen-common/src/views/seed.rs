@@ -41,6 +41,8 @@ pub struct SeedVersion {
     pub idempotent: bool,
     /// Instances start from memory captured after the module's own start.
     pub image: bool,
+    /// An output that reads as a tail call is one, as guests of the Go Pollen ask for it. Of any other guest it is data.
+    pub tail_calls: bool,
 }
 
 /// What a publisher asks for.

@@ -54,8 +54,12 @@ const HOST_FUNCTIONS: &[(&str, Shape)] = &[
     ("var_set", ("II", "")),
 ];
 
-const USER_FUNCTIONS: &[(&str, Shape)] =
-    &[("pollen_caller_info", ("", "I")), ("pollen_log", ("II", "")), ("pollen_request", ("II", "I"))];
+const USER_FUNCTIONS: &[(&str, Shape)] = &[
+    ("pollen_caller_info", ("", "I")),
+    ("pollen_log", ("II", "")),
+    ("pollen_request", ("II", "I")),
+    ("pollen_tail_call", ("II", "I")),
+];
 
 /// WASI preview 1, whole: what of it works is the host's to say.
 const WASI_FUNCTIONS: &[(&str, Shape)] = &[

@@ -48,6 +48,11 @@ pub(super) struct Seed {
     /// It freezes what the start read: seeds of random numbers, the order of maps, environment and time.
     #[arg(long)]
     image: bool,
+    /// An output that reads {"kind":"tail_call",...} is carried out under the caller's key: for guests of the Go Pollen
+    ///
+    /// Only for seeds whose output is never what somebody else gave them. Others import pollen_tail_call.
+    #[arg(long)]
+    tail_calls: bool,
 }
 
 impl Seed {
@@ -90,10 +95,10 @@ impl Seed {
     }
 
     fn path(&self, name: &str) -> String {
-        let Self { min_replicas, everywhere, memory, timeout, idempotent, image, .. } = self;
+        let Self { min_replicas, everywhere, memory, timeout, idempotent, image, tail_calls, .. } = self;
         format!(
             "/v1/seeds?name={}&min_replicas={min_replicas}&everywhere={everywhere}&memory_bytes={}&timeout_ms={}\
-             &idempotent={idempotent}&image={image}",
+             &idempotent={idempotent}&image={image}&tail_calls={tail_calls}",
             segment(name),
             u64::from(*memory) * 1024,
             timeout.as_millis()

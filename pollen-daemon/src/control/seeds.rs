@@ -57,6 +57,8 @@ pub(super) struct Terms {
     idempotent: bool,
     #[serde(default)]
     image: bool,
+    #[serde(default)]
+    tail_calls: bool,
 }
 
 pub(super) async fn publish(
@@ -85,6 +87,7 @@ pub(super) async fn publish(
         timeout_ms,
         idempotent: terms.idempotent,
         image: terms.image,
+        tail_calls: terms.tail_calls,
     };
     let (progress, steps) = watch::channel(SeedProgress::at(SeedStage::Checking));
     let (ended, end) = oneshot::channel();

@@ -199,6 +199,7 @@ async fn checked(request: &SeedRequest) -> Result<SeedVersion, Refusal> {
         timeout_ms: request.timeout_ms,
         idempotent: request.idempotent,
         image: request.image,
+        tail_calls: request.tail_calls,
     })
 }
 

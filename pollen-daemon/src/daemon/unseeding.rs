@@ -116,6 +116,7 @@ mod tests {
             timeout_ms: 30_000,
             idempotent: false,
             image: false,
+            tail_calls: false,
         }
     }
 

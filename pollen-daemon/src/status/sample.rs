@@ -30,6 +30,7 @@ pub(crate) fn hello_version() -> SeedVersion {
         timeout_ms: 30_000,
         idempotent: true,
         image: false,
+        tail_calls: false,
     }
 }
 

@@ -53,6 +53,7 @@ pub struct VersionRow {
     pub timeout_ms: u32,
     pub idempotent: bool,
     pub image: bool,
+    pub tail_calls: bool,
     /// Nodes that are ready to serve it.
     pub ready: Vec<NodeRef>,
     /// Nodes that are passed over as they cannot make it ready.
@@ -159,6 +160,7 @@ fn version_row(view: &View, seed: &SeedInfo, version: &SeedVersion) -> VersionRo
         timeout_ms: version.timeout_ms,
         idempotent: version.idempotent,
         image: version.image,
+        tail_calls: version.tail_calls,
         ready: refs(view, seed.replicas.get(&id).into_iter().flatten()),
         cannot: unable.collect(),
     }

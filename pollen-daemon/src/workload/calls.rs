@@ -65,6 +65,9 @@ pub trait Instance: Send + Sync {
     /// Whether it has a function of this name.
     fn has(&self, function: &str) -> bool;
 
+    /// Whether its publisher said that an output which reads as a tail call is one.
+    fn tail_calls(&self) -> bool;
+
     /// Runs one call in a fresh instance, on a thread for guests. Ends it when dropped.
     fn call(&self, invocation: Invocation, world: Arc<dyn World>) -> BoxFuture<'_, Result<Bytes, CallError>>;
 }

@@ -153,6 +153,10 @@ impl Instance for Running {
         self.guest.has(function)
     }
 
+    fn tail_calls(&self) -> bool {
+        self.guest.version().tail_calls
+    }
+
     fn call(&self, invocation: Invocation, world: Arc<dyn World>) -> BoxFuture<'_, Result<Bytes, CallError>> {
         self.guest.call(invocation, world).boxed()
     }
@@ -172,6 +176,7 @@ mod tests {
             timeout_ms: 1,
             idempotent: false,
             image: false,
+            tail_calls: false,
         }
     }
 

@@ -207,6 +207,7 @@ mod tests {
             timeout_ms: 1,
             idempotent: false,
             image: false,
+            tail_calls: false,
         };
         Replica::new(version, "hello".parse().expect("a name"), DWELL)
     }

@@ -20,6 +20,7 @@ fn version(n: u8) -> SeedVersion {
         timeout_ms: 30_000,
         idempotent: false,
         image: false,
+        tail_calls: false,
     }
 }
 

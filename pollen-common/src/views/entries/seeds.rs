@@ -41,9 +41,19 @@ impl SeedVersion {
 type Written = Result<(), minicbor::encode::Error<core::convert::Infallible>>;
 
 fn write_version(e: &mut Encoder<&mut Vec<u8>>, version: &SeedVersion) -> Written {
-    let SeedVersion { module, size_bytes, memory_bytes, timeout_ms, idempotent, image } = version;
-    e.map(6)?.u8(0)?.encode(module)?.u8(1)?.u64(*size_bytes)?.u8(2)?.u64(*memory_bytes)?;
+    let SeedVersion { module, size_bytes, memory_bytes, timeout_ms, idempotent, image, tail_calls } = version;
+    e.map(if *tail_calls { 7 } else { 6 })?
+        .u8(0)?
+        .encode(module)?
+        .u8(1)?
+        .u64(*size_bytes)?
+        .u8(2)?
+        .u64(*memory_bytes)?;
     e.u8(3)?.u32(*timeout_ms)?.u8(4)?.bool(*idempotent)?.u8(5)?.bool(*image)?;
+    // Written only where it says something: what was published before it existed keeps its identity.
+    if *tail_calls {
+        e.u8(6)?.bool(true)?;
+    }
     Ok(())
 }
 
@@ -184,12 +194,12 @@ pub fn read_claim(value: &[u8]) -> Result<SeedClaim, Unread> {
 /// A version: all of its fields in order, and none that is unknown here.
 fn read_version(d: &mut Decoder<'_>) -> Result<SeedVersion, Unread> {
     let len = d.map()?.ok_or(Unread::Malformed)?;
-    if len > 6 {
+    if len > 7 {
         return Err(Unread::Clause);
     }
     let key = |d: &mut Decoder<'_>, expected: u64| match d.u64()? {
         key if key == expected => Ok(()),
-        key if key > 5 => Err(Unread::Clause),
+        key if key > 6 => Err(Unread::Clause),
         _ => Err(Unread::Malformed),
     };
     key(d, 0)?;
@@ -204,7 +214,15 @@ fn read_version(d: &mut Decoder<'_>) -> Result<SeedVersion, Unread> {
     let idempotent = d.bool()?;
     key(d, 5)?;
     let image = d.bool()?;
-    Ok(SeedVersion { module, size_bytes, memory_bytes, timeout_ms, idempotent, image })
+    let tail_calls = len == 7;
+    if tail_calls {
+        key(d, 6)?;
+        // There is one way to write each version.
+        if !d.bool()? {
+            return Err(Unread::Malformed);
+        }
+    }
+    Ok(SeedVersion { module, size_bytes, memory_bytes, timeout_ms, idempotent, image, tail_calls })
 }
 
 fn read_host(value: &[u8]) -> Result<Said, Unread> {
@@ -275,6 +293,7 @@ mod tests {
             timeout_ms: 30_000,
             idempotent: true,
             image: false,
+            tail_calls: false,
         }
     }
 
@@ -284,7 +303,8 @@ mod tests {
 
     #[test]
     fn whatever_is_said_of_seeds_is_read_back() {
-        for versions in [&[version(1)][..], &[version(1), version(2)]] {
+        let tail_calls = SeedVersion { tail_calls: true, ..version(1) };
+        for versions in [&[version(1)][..], &[version(1), version(2)], &[tail_calls, version(2)]] {
             let pair = seed(&name(), &claim(versions));
             assert_eq!(said(Lane::Facts, &pair), Ok(Said::Seed { name: name(), claim: claim(versions) }));
             assert_eq!(seed_in(&pair.0), Some(name()));
@@ -315,6 +335,7 @@ mod tests {
             SeedVersion { timeout_ms: 1, ..one },
             SeedVersion { idempotent: false, ..one },
             SeedVersion { image: true, ..one },
+            SeedVersion { tail_calls: true, ..one },
         ];
         assert!(others.iter().all(|other| other.id() != one.id()));
     }

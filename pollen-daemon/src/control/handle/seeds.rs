@@ -28,6 +28,8 @@ pub struct SeedRequest {
     pub idempotent: bool,
     /// Instances start from memory captured after the module's own start.
     pub image: bool,
+    /// An output that reads as a tail call is one.
+    pub tail_calls: bool,
 }
 
 /// How far a seed has come on its way to be published. Only the newest counts: a reader may miss some.

@@ -120,6 +120,7 @@ fn seeding(wat: &str) -> SeedRequest {
         timeout_ms: 30_000,
         idempotent: false,
         image: false,
+        tail_calls: false,
     }
 }
 

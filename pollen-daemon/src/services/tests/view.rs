@@ -87,6 +87,7 @@ impl ViewBuilder {
             timeout_ms: 30_000,
             idempotent: false,
             image: false,
+            tail_calls: false,
         };
         let info = SeedInfo {
             name: name.clone(),

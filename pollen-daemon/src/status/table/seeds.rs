@@ -69,7 +69,8 @@ fn hosts(ready: &[NodeRef], wide: bool) -> String {
 }
 
 fn flags(version: &VersionRow, everywhere: bool) -> impl Iterator<Item = &'static str> {
-    let flags = [(everywhere, "everywhere"), (version.idempotent, "idempotent"), (version.image, "image")];
+    let VersionRow { idempotent, image, tail_calls, .. } = *version;
+    let flags = [(everywhere, "everywhere"), (idempotent, "idempotent"), (image, "image"), (tail_calls, "tail calls")];
     flags.into_iter().filter_map(|(set, flag)| set.then_some(flag))
 }
 

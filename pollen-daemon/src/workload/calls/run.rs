@@ -57,8 +57,10 @@ pub(super) fn begin(shared: &Shared, seed: &Name, wanted: VersionId, module: Opt
 pub(super) async fn run(shared: &Arc<Shared>, begun: Begun, ask: Ask) -> Result<Done, Failure> {
     let me = shared.view.borrow().me;
     let version = begun.version;
-    let output = instance(shared, begun, &ask, me).await?;
-    let tail = tail::of_output(&output)
+    let by_output = begun.instance.tail_calls();
+    let (output, asked) = instance(shared, begun, &ask, me).await?;
+    let tail = if asked.is_none() && by_output { tail::of_output(&output) } else { Ok(asked) };
+    let tail = tail
         .map_err(|broken| Failure::before(Status::Failed, RefusalKind::Failed, "failed", broken.to_string()).after())?;
     match tail {
         None => Ok(Done { output, by: me, version, retries: 0 }),
@@ -66,7 +68,13 @@ pub(super) async fn run(shared: &Arc<Shared>, begun: Begun, ask: Ask) -> Result<
     }
 }
 
-async fn instance(shared: &Arc<Shared>, begun: Begun, ask: &Ask, me: NodeKey) -> Result<Bytes, Failure> {
+/// The output of one instance, and what it asked for to answer in its place.
+async fn instance(
+    shared: &Arc<Shared>,
+    begun: Begun,
+    ask: &Ask,
+    me: NodeKey,
+) -> Result<(Bytes, Option<TailCall>), Failure> {
     let failed = |error: CallError| {
         let failure = Failure::of_run(&error, me);
         if !failure.ran {
@@ -92,9 +100,10 @@ async fn instance(shared: &Arc<Shared>, begun: Begun, ask: &Ask, me: NodeKey) ->
     };
     let world = Arc::new(GuestWorld::new(Arc::clone(shared), ask.target.step(), ask.hops));
     let started = Instant::now();
-    let result = tokio::time::timeout_at(ask.deadline, begun.instance.call(invocation, world)).await;
+    let result = tokio::time::timeout_at(ask.deadline, begun.instance.call(invocation, Arc::clone(&world) as _)).await;
     shared.tally.ran(started.elapsed());
-    result.unwrap_or(Err(CallError::Deadline)).map_err(failed)
+    let output = result.unwrap_or(Err(CallError::Deadline)).map_err(failed)?;
+    Ok((output, world.take_tail()))
 }
 
 /// The call that an output asked for, in the place of the one that gave it: same caller, same path.

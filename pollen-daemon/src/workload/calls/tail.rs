@@ -1,5 +1,6 @@
-//! Tail calls: an output that names another call, whose output shall stand in its place. Owns how such an output looks.
-//! Invariant: an output that means to be one and is not well-formed is an error, never handed to the caller as data.
+//! Tail calls: another call, whose output shall stand in the place of a guest's own. Owns how an output looks that asks
+//! for one, which counts only where the publisher said so: of any other guest an output is data, whoever wrote it.
+//! Invariant: there, an output that means to be one and is not well-formed is an error, never handed to the caller as data.
 
 use bytes::Bytes;
 use data_encoding::BASE64;
@@ -54,14 +55,17 @@ pub(super) fn of_output(output: &[u8]) -> Result<Option<TailCall>, BrokenTail> {
     let marker: Marker = serde_json::from_str(text).map_err(|error| broken(error.to_string()))?;
     debug_assert!(marker.kind.is_some(), "looked at above");
     let uri = marker.uri.ok_or_else(|| broken("it has no uri".into()))?;
-    let Uri::Seed { name, function } =
-        uri.parse().map_err(|error: super::target::UriError| broken(error.to_string()))?
-    else {
-        return Err(broken("it names a service, not a seed".into()));
-    };
     let input = BASE64.decode(marker.input.unwrap_or_default().as_bytes());
     let input = input.map_err(|error| broken(format!("its input is no base64: {error}")))?;
-    Ok(Some(TailCall { name, function, input: input.into() }))
+    to(&uri, input.into()).map(Some)
+}
+
+/// The tail call to a URI.
+pub(super) fn to(uri: &str, input: Bytes) -> Result<TailCall, BrokenTail> {
+    match uri.parse().map_err(|error: super::target::UriError| BrokenTail(error.to_string()))? {
+        Uri::Seed { name, function } => Ok(TailCall { name, function, input }),
+        Uri::Service(_) => Err(BrokenTail("it names a service, not a seed".into())),
+    }
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ pub(super) fn seed_version(byte: u8) -> SeedVersion {
         timeout_ms: 30_000,
         idempotent: false,
         image: false,
+        tail_calls: false,
     }
 }
 

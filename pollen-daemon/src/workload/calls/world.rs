@@ -12,6 +12,7 @@ use pollen_common::views::Name;
 use pollen_common::wire::streams::call::Step;
 use tokio::time::Instant;
 
+use super::tail::{self, TailCall};
 use super::target::Uri;
 use super::{Ask, GUEST_RETRIES, Shared, dispatch};
 use crate::control::handle::SeedRef;
@@ -32,11 +33,18 @@ pub(super) struct GuestWorld {
     /// The seed that runs, as it was called.
     step: Step,
     hops: u8,
+    /// What the guest asked for last to answer in its place.
+    tail: Mutex<Option<TailCall>>,
 }
 
 impl GuestWorld {
     pub(super) fn new(shared: Arc<Shared>, step: Step, hops: u8) -> Self {
-        Self { shared, step, hops }
+        Self { shared, step, hops, tail: Mutex::default() }
+    }
+
+    /// What shall answer in the guest's place.
+    pub(super) fn take_tail(&self) -> Option<TailCall> {
+        self.tail.lock().expect("nothing panics while it holds this lock").take()
     }
 }
 
@@ -69,6 +77,13 @@ impl World for GuestWorld {
                 async move { done.await.map(|done| done.output).map_err(|failure| failure.message) }.boxed()
             }
         }
+    }
+
+    fn tail_call(&self, _: &Invocation, uri: &str, input: Bytes) -> bool {
+        let tail = tail::to(uri, input).ok();
+        let noted = tail.is_some();
+        *self.tail.lock().expect("nothing panics while it holds this lock") = tail;
+        noted
     }
 
     fn log_level(&self) -> LogLevel {

@@ -72,6 +72,7 @@ fn version(wasm: &[u8]) -> SeedVersion {
         timeout_ms: 10_000,
         idempotent: false,
         image: false,
+        tail_calls: false,
     }
 }
 

@@ -33,6 +33,24 @@ pub fn define(linker: &mut Linker<CallState>) -> HostResult<()> {
             })
         },
     )?;
+    linker.func_wrap_async(
+        MODULE,
+        "pollen_tail_call",
+        |mut caller: Caller<'_, CallState>, (uri, input): (i64, i64)| {
+            Box::new(async move {
+                let uri = blocks::read(&mut caller, uri, "the URI of a tail call", URI_BYTES_MAX).await?;
+                let input = blocks::read(&mut caller, input, "the input of a tail call", BODY_BYTES_MAX).await?;
+                let state = caller.data_mut();
+                let world = state.world.clone();
+                let noted =
+                    std::str::from_utf8(&uri).is_ok_and(|uri| world.tail_call(&state.invocation, uri, input.into()));
+                if !noted {
+                    state.log(LogLevel::Warn, "a tail call of the guest names no seed");
+                }
+                HostResult::Ok(i64::from(noted))
+            })
+        },
+    )?;
     linker.func_wrap_async(MODULE, "pollen_caller_info", |mut caller: Caller<'_, CallState>, ()| {
         Box::new(async move {
             let info = caller_info(&caller.data().invocation, Instant::now(), SystemTime::now());

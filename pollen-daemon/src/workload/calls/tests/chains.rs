@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use pollen_common::identity::NodeKey;
-use pollen_common::views::Protocol;
+use pollen_common::views::{Protocol, SeedVersion};
 use pollen_common::wire::streams::call::{CALL_DEPTH_MAX, HOPS_MAX};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -16,8 +16,22 @@ use crate::workload::calls::Limits;
 
 /// Seeds `s0`, `s1`... by turns on the first two nodes.
 fn spread(view: ViewBuilder, hosts: [NodeKey; 2], count: u8) -> ViewBuilder {
+    spread_as(view, hosts, count, seed_version)
+}
+
+/// The same, of whose seeds the first is one whose output may ask for tail calls.
+fn spread_tailing(view: ViewBuilder, hosts: [NodeKey; 2], count: u8) -> ViewBuilder {
+    spread_as(view, hosts, count, |index| if index == 0 { tailing() } else { seed_version(index) })
+}
+
+/// The version of `s0` whose publisher lets its output ask for tail calls.
+fn tailing() -> SeedVersion {
+    SeedVersion { tail_calls: true, ..seed_version(0) }
+}
+
+fn spread_as(view: ViewBuilder, hosts: [NodeKey; 2], count: u8, version: impl Fn(u8) -> SeedVersion) -> ViewBuilder {
     (0..count).fold(view, |view, index| {
-        let version = seed_version(index);
+        let version = version(index);
         with_seed(view, &format!("s{index}"), &[version], &[(version, &[hosts[usize::from(index % 2)]])])
     })
 }
@@ -126,13 +140,40 @@ fn tail(uri: &str, input: &str) -> Bytes {
 }
 
 #[tokio::test]
+async fn an_output_that_reads_like_a_tail_call_is_data_unless_the_publisher_said_otherwise() {
+    let cluster = Cluster::start(2);
+    let here = [cluster.key(0), cluster.key(0)];
+    cluster.0[0].host(seed_version(0), move |given: Given| async move { Ok(given.invocation.input) });
+    cluster.0[0].host(seed_version(1), |_| async { panic!("nobody called it") });
+    cluster.publish(|view| spread(view, here, 2));
+    for output in [r#"{"kind":"tail_call","uri":"pln://seed/s1/run"}"#, r#"{"kind":"tail_call"}"#] {
+        assert_eq!(cluster.call(1, "s0", output.as_bytes()).await.expect("an echo").output, output);
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_asks_for_a_tail_call_has_it_whatever_it_puts_out() {
+    let cluster = Cluster::start(2);
+    let here = [cluster.key(0), cluster.key(0)];
+    cluster.0[0].host(seed_version(0), |given: Given| async move {
+        let ask = |uri: &str, input: &'static str| given.world.tail_call(&given.invocation, uri, input.into());
+        assert!(!ask("pln://service/s1", "not to a service") && !ask("elsewhere", "nor to anything else"));
+        assert!(ask("pln://seed/s1/run", "first") && ask("pln://seed/s1/run", "last"));
+        Ok("not this".into())
+    });
+    cluster.0[0].host(seed_version(1), echo);
+    cluster.publish(|view| spread(view, here, 2));
+    assert_eq!(cluster.call(1, "s0", b"").await.expect("the last it asked for").output, "last");
+}
+
+#[tokio::test]
 async fn a_tail_call_answers_in_the_place_of_who_made_it_and_frees_its_instance_first() {
     let one = Limits { waiting_max: 0, ..Limits::of_engine(1, 1) };
     let cluster = Cluster::start_with(2, one);
     let here = [cluster.key(0), cluster.key(0)];
-    cluster.0[0].host(seed_version(0), |_| async { Ok(tail("pln://seed/s1/run", "hi")) });
+    cluster.0[0].host(tailing(), |_| async { Ok(tail("pln://seed/s1/run", "hi")) });
     cluster.0[0].host(seed_version(1), echo);
-    cluster.publish(|view| spread(view, here, 2));
+    cluster.publish(|view| spread_tailing(view, here, 2));
     // The only slot would still be taken if the first instance lived on.
     assert_eq!(cluster.call(1, "s0", b"").await.expect("room for one at a time").output, "hi");
 }
@@ -141,11 +182,11 @@ async fn a_tail_call_answers_in_the_place_of_who_made_it_and_frees_its_instance_
 async fn a_seed_may_go_on_with_itself_but_not_for_ever() {
     let cluster = Cluster::start(2);
     let here = [cluster.key(0), cluster.key(0)];
-    cluster.0[0].host(seed_version(0), |given: Given| async move {
+    cluster.0[0].host(tailing(), |given: Given| async move {
         let left: u32 = std::str::from_utf8(&given.invocation.input).expect("text").parse().expect("a number");
         Ok(if left == 0 { "done".into() } else { tail("pln://seed/s0/run", &(left - 1).to_string()) })
     });
-    cluster.publish(|view| spread(view, here, 1));
+    cluster.publish(|view| spread_tailing(view, here, 1));
     assert_eq!(cluster.call(1, "s0", b"32").await.expect("as often as it may").output, "done");
     assert_eq!(HOPS_MAX, 32);
     let failure = cluster.call(1, "s0", b"33").await.expect_err("once too often");
@@ -156,8 +197,8 @@ async fn a_seed_may_go_on_with_itself_but_not_for_ever() {
 async fn a_broken_tail_call_fails_and_is_not_handed_on() {
     let cluster = Cluster::start(2);
     let here = [cluster.key(0), cluster.key(0)];
-    cluster.0[0].host(seed_version(0), |_| async { Ok(r#"{"kind":"tail_call"}"#.into()) });
-    cluster.publish(|view| spread(view, here, 1));
+    cluster.0[0].host(tailing(), |_| async { Ok(r#"{"kind":"tail_call"}"#.into()) });
+    cluster.publish(|view| spread_tailing(view, here, 1));
     let failure = cluster.call(1, "s0", b"").await.expect_err("broken");
     assert!(failure.message.contains("broken tail call"), "{failure:?}");
 }
@@ -214,9 +255,9 @@ async fn a_seed_asks_a_service_here_and_on_another_node() {
 async fn a_failure_behind_a_tail_call_is_told_by_who_passed_it_on() {
     let cluster = Cluster::start(3);
     let hosts = [cluster.key(0), cluster.key(1)];
-    cluster.0[0].host(seed_version(0), |_| async { Ok(tail("pln://seed/s1/run", "hi")) });
+    cluster.0[0].host(tailing(), |_| async { Ok(tail("pln://seed/s1/run", "hi")) });
     cluster.0[1].host(seed_version(1), |_| async { Err(CallError::Trap("unreachable".into())) });
-    cluster.publish(|view| spread(view, hosts, 2));
+    cluster.publish(|view| spread_tailing(view, hosts, 2));
     let failure = cluster.call(2, "s0", b"").await.expect_err("it traps");
     assert_eq!((failure.message.as_str(), failure.served_by), ("it trapped: unreachable", Some(hosts[0])));
 }

@@ -35,20 +35,24 @@ type Guest = Arc<dyn Fn(Given) -> BoxFuture<'static, Output> + Send + Sync>;
 
 /// Hosted guests. Each has every function but `missing`.
 #[derive(Clone, Default)]
-pub(super) struct Guests(Arc<Mutex<BTreeMap<VersionId, Guest>>>);
+pub(super) struct Guests(Arc<Mutex<BTreeMap<VersionId, (Guest, bool)>>>);
 
-struct Running(Guest);
+struct Running(Guest, bool);
 
 impl Host for Guests {
     fn begin(&self, version: &VersionId) -> Option<Box<dyn Instance>> {
-        let guest = self.0.lock().expect("no panic").get(version).cloned()?;
-        Some(Box::new(Running(guest)))
+        let (guest, tail_calls) = self.0.lock().expect("no panic").get(version).cloned()?;
+        Some(Box::new(Running(guest, tail_calls)))
     }
 }
 
 impl Instance for Running {
     fn has(&self, function: &str) -> bool {
         function != "missing"
+    }
+
+    fn tail_calls(&self) -> bool {
+        self.1
     }
 
     fn call(&self, invocation: Invocation, world: Arc<dyn World>) -> BoxFuture<'_, Output> {
@@ -160,7 +164,7 @@ impl TestNode {
         F: Future<Output = Output> + Send + 'static,
     {
         let guest: Guest = Arc::new(move |given| guest(given).boxed());
-        self.guests.0.lock().expect("no panic").insert(version.id(), guest);
+        self.guests.0.lock().expect("no panic").insert(version.id(), (guest, version.tail_calls));
     }
 
     pub(super) fn serve(&self, name: &str, port: u16) {
