@@ -66,13 +66,15 @@ pub struct NodeConfig {
     pub verify: Arc<dyn Verify + Send + Sync>,
     /// Repair by trie. Off only in the test that shows that the simulation gate notices its absence.
     pub repair: bool,
+    /// How long the connection of a silent peer is kept.
+    pub patience: Duration,
 }
 
 impl NodeConfig {
     /// As every real node runs.
     #[must_use]
     pub fn new(secret: SecretKey, entropy: [u8; 32], verify: Arc<dyn Verify + Send + Sync>) -> Self {
-        Self { secret, entropy, verify, repair: true }
+        Self { secret, entropy, verify, repair: true, patience: silence::PATIENCE_DEFAULT }
     }
 }
 
@@ -132,7 +134,7 @@ impl Node {
             contacts: restored.contacts,
             returning: restored.returning,
             due: Due::at_start(now.mono),
-            patience: silence::PATIENCE_DEFAULT,
+            patience: config.patience,
             refusals: BTreeMap::new(),
             outputs: VecDeque::new(),
         };

@@ -2,7 +2,9 @@
 //! not know how a setting takes effect. Invariant: what is stored was valid when it was set.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
+use pollen_common::node::PATIENCE_DEFAULT;
 use pollen_common::views::Name;
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +39,8 @@ pub struct Settings {
     pub log_level: Option<String>,
     /// How much memory seeds may have together, in MiB; a part of the machine's otherwise.
     pub seed_memory_mib: Option<u32>,
+    /// How long what is open with a silent peer waits, in seconds.
+    pub stream_patience_s: Option<u32>,
 }
 
 /// What `pln up` was told; each overrides its setting and is remembered.
@@ -80,10 +84,21 @@ impl Settings {
         Ok(self)
     }
 
+    /// How long what is open with a silent peer waits.
+    #[must_use]
+    pub fn stream_patience(&self) -> Duration {
+        self.stream_patience_s.map_or(PATIENCE_DEFAULT, |seconds| Duration::from_secs(seconds.into()))
+    }
+
     /// What can be changed while the daemon runs.
     #[must_use]
     pub fn live(&self) -> handle::Settings {
-        handle::Settings { http: self.http, log_level: self.log_level.clone(), seed_memory_mib: self.seed_memory_mib }
+        handle::Settings {
+            http: self.http,
+            log_level: self.log_level.clone(),
+            seed_memory_mib: self.seed_memory_mib,
+            stream_patience_s: self.stream_patience_s,
+        }
     }
 }
 

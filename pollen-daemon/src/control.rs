@@ -14,6 +14,7 @@ use handle::Daemon;
 pub mod api;
 pub mod call;
 pub mod client;
+pub mod duration;
 pub mod failure;
 #[cfg(test)]
 pub(crate) mod fake;

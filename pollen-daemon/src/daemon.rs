@@ -5,6 +5,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pollen_common::identity::{SecretKey, Strict};
 use pollen_common::node::{Node, NodeConfig, RestoreError};
@@ -149,7 +150,7 @@ fn prepare(dir: &Path, options: UpOptions) -> Result<Prepared, RunError> {
     let secret = keys::load_node(store.dir())?;
     let secret = secret.ok_or_else(|| RunError::KeyMissing(store.dir().display().to_string()))?;
     let clock = Clock::default();
-    let node = restore(&store, &secret, &clock)?;
+    let node = restore(&store, &secret, &clock, settings.stream_patience())?;
     enroll::check_cluster(store.dir(), &node).map_err(of_member)?;
     enroll::note_cluster(store.dir(), &node).map_err(system("writing the cluster file"))?;
     let configured = store.config(config::SERVICES_KEY)?;
@@ -168,11 +169,11 @@ fn of_member(error: EnrollError) -> RunError {
     }
 }
 
-fn restore(store: &Store, secret: &SecretKey, clock: &Clock) -> Result<Node, RunError> {
+fn restore(store: &Store, secret: &SecretKey, clock: &Clock, patience: Duration) -> Result<Node, RunError> {
     let mut entropy = [0; 32];
     let seeded = getrandom::fill(&mut entropy).map_err(|error| io::Error::other(error.to_string()));
     seeded.map_err(system("reading entropy"))?;
-    let config = NodeConfig::new(secret.clone(), entropy, Arc::new(Strict));
+    let config = NodeConfig { patience, ..NodeConfig::new(secret.clone(), entropy, Arc::new(Strict)) };
     Ok(Node::restore(config, store.node_records()?, clock.now())?)
 }
 

@@ -294,7 +294,10 @@ impl<L: Links> Driver<L> {
         match request {
             Some(Request::Command { command, answer }) => {
                 // Refused before the core hears of it: what it took in it could not take back.
-                if let Some(refusal) = self.disk().filter(|_| !matches!(command, Command::Leave | Command::Drain)) {
+                if let Some(refusal) = self
+                    .disk()
+                    .filter(|_| !matches!(command, Command::Leave | Command::Drain | Command::Patience { .. }))
+                {
                     let _ = answer.send(Err(refusal));
                     return;
                 }

@@ -170,6 +170,18 @@ fn a_silent_provider_is_offline_and_its_streams_wait_all_the_same() {
 }
 
 #[test]
+fn whoever_waits_no_longer_than_that_is_told_that_the_stream_is_over() {
+    let Some(pair) = Pair::new() else { return };
+    pair.client.ok(&["set", "stream-patience", "3s"]).unwrap();
+    let mut idle = dial(&pair.client.host, pair.port).unwrap();
+    ask(&mut idle, b"before");
+    idle.set_read_timeout(Some(Duration::from_secs(12))).unwrap();
+    let ended = pair.server.stopped(|| idle.read(&mut [0])).unwrap();
+    assert!(ended.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset), "{ended:?}");
+    assert_eq!(pair.client.json(&["set", "stream-patience"]).unwrap()["stream-patience"], "3s");
+}
+
+#[test]
 fn a_process_that_was_restarted_has_lost_its_streams_and_that_is_known_at_once() {
     let Some(mut pair) = Pair::new() else { return };
     let mut idle = dial(&pair.client.host, pair.port).unwrap();

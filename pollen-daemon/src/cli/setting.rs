@@ -13,7 +13,7 @@ use crate::control::settings::Key;
 #[derive(Debug, clap::Args)]
 pub(super) struct Set {
     /// `http`: where metrics are served, e.g. :9090. `log-level`: e.g. debug. `seed-memory`: what all seeds here may use
-    /// together, e.g. 4GiB
+    /// together, e.g. 4GiB. `stream-patience`: how long open streams wait for a peer that answers nothing, 15m unless set
     #[arg(value_parser = parse_key)]
     key: Option<Key>,
     value: Option<String>,
@@ -60,7 +60,7 @@ fn show(key: Key, settings: &SettingsShown, output: &mut Output<'_, '_>) -> Resu
 }
 
 fn line(key: Key, settings: &SettingsShown) -> String {
-    format!("{:<11}  {}", key.as_str(), value(key, settings).unwrap_or("(default)"))
+    format!("{:<15}  {}", key.as_str(), value(key, settings).unwrap_or("(default)"))
 }
 
 fn value(key: Key, settings: &SettingsShown) -> Option<&str> {
@@ -68,5 +68,6 @@ fn value(key: Key, settings: &SettingsShown) -> Option<&str> {
         Key::Http => settings.http.as_deref(),
         Key::LogLevel => settings.log_level.as_deref(),
         Key::SeedMemory => settings.seed_memory.as_deref(),
+        Key::StreamPatience => settings.stream_patience.as_deref(),
     }
 }

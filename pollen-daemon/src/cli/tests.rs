@@ -323,14 +323,19 @@ fn streams_are_lines() {
 #[test]
 fn settings_are_shown_and_changed() {
     let daemon = Daemon::start();
-    assert_eq!(daemon.pln(&["set"]).out, "http         (default)\nlog-level    (default)\nseed-memory  (default)\n");
-    assert_eq!(daemon.pln(&["set", "log-level", "debug"]).out, "log-level    debug\n");
+    assert_eq!(
+        daemon.pln(&["set"]).out,
+        "http             (default)\nlog-level        (default)\nseed-memory      (default)\nstream-patience  (default)\n"
+    );
+    assert_eq!(daemon.pln(&["set", "log-level", "debug"]).out, "log-level        debug\n");
     assert_eq!(daemon.pln(&["set", "log-level", "--json"]).json()["log-level"], "debug");
     assert_eq!(daemon.pln(&["set", "log-level", "pollen=loud"]).code, 2);
-    assert_eq!(daemon.pln(&["set", "seed-memory", "4096MiB"]).out, "seed-memory  4GiB\n");
+    assert_eq!(daemon.pln(&["set", "seed-memory", "4096MiB"]).out, "seed-memory      4GiB\n");
     assert_eq!(daemon.pln(&["set", "seed-memory", "4"]).code, 2);
-    assert_eq!(daemon.pln(&["unset", "seed-memory"]).out, "seed-memory  (default)\n");
-    assert_eq!(daemon.pln(&["unset", "log-level"]).out, "log-level    (default)\n");
+    assert_eq!(daemon.pln(&["set", "stream-patience", "90s"]).out, "stream-patience  1m30s\n");
+    assert_eq!(daemon.pln(&["set", "stream-patience", "90"]).code, 2);
+    assert_eq!(daemon.pln(&["unset", "seed-memory"]).out, "seed-memory      (default)\n");
+    assert_eq!(daemon.pln(&["unset", "log-level"]).out, "log-level        (default)\n");
 }
 
 #[test]

@@ -177,6 +177,9 @@ pub struct SettingsShown {
     /// How much memory seeds may have together. A daemon that knows no such setting says nothing of it.
     #[serde(rename = "seed-memory", default)]
     pub seed_memory: Option<String>,
+    /// How long what is open with a silent peer waits.
+    #[serde(rename = "stream-patience", default)]
+    pub stream_patience: Option<String>,
 }
 
 impl From<&Settings> for SettingsShown {
@@ -185,6 +188,7 @@ impl From<&Settings> for SettingsShown {
             http: settings.http.map(super::settings::show_address),
             log_level: settings.log_level.clone(),
             seed_memory: settings.seed_memory_mib.map(super::size::show_mib),
+            stream_patience: settings.stream_patience_s.map(super::duration::show_seconds),
         }
     }
 }

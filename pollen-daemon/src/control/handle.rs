@@ -204,6 +204,8 @@ pub struct Settings {
     pub log_level: Option<String>,
     /// How much memory seeds may have together, in MiB; a part of the machine's where absent.
     pub seed_memory_mib: Option<u32>,
+    /// How long what is open with a silent peer waits, in seconds; the core's own where absent.
+    pub stream_patience_s: Option<u32>,
 }
 
 /// Counters and gauges. Counters count from the start of the daemon and never go down.

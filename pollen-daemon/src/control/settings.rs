@@ -3,7 +3,9 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
+use std::time::Duration;
 
+use crate::control::duration::duration;
 use crate::control::failure::{Code, Failure};
 use crate::control::handle::Settings;
 use crate::control::size::size_kib;
@@ -18,10 +20,12 @@ pub enum Key {
     LogLevel,
     /// How much memory seeds have together.
     SeedMemory,
+    /// How long what is open with a silent peer waits.
+    StreamPatience,
 }
 
 impl Key {
-    pub const ALL: [Self; 3] = [Self::Http, Self::LogLevel, Self::SeedMemory];
+    pub const ALL: [Self; 4] = [Self::Http, Self::LogLevel, Self::SeedMemory, Self::StreamPatience];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -29,6 +33,7 @@ impl Key {
             Self::Http => "http",
             Self::LogLevel => "log-level",
             Self::SeedMemory => "seed-memory",
+            Self::StreamPatience => "stream-patience",
         }
     }
 }
@@ -52,6 +57,7 @@ pub fn changed(mut settings: Settings, key: Key, value: Option<&str>) -> Result<
         Key::Http => settings.http = value.map(parse_address).transpose()?,
         Key::LogLevel => settings.log_level = value.map(parse_level).transpose()?,
         Key::SeedMemory => settings.seed_memory_mib = value.map(parse_memory).transpose()?,
+        Key::StreamPatience => settings.stream_patience_s = value.map(parse_patience).transpose()?,
     }
     Ok(settings)
 }
@@ -101,6 +107,20 @@ fn parse_memory(s: &str) -> Result<u32, Failure> {
         )));
     }
     Ok(kib / 1024)
+}
+
+/// The longest that anybody waits for a silent peer, a day: QUIC's own time-out is a little longer.
+const STREAM_PATIENCE_MAX: Duration = Duration::from_secs(86_400);
+
+/// Whole seconds, from one on.
+fn parse_patience(s: &str) -> Result<u32, Failure> {
+    let usage = |message| Failure::new(Code::Usage, message);
+    let patience = duration(s).map_err(usage)?;
+    let seconds = u32::try_from(patience.as_secs()).unwrap_or(u32::MAX);
+    if patience > STREAM_PATIENCE_MAX || patience.subsec_nanos() != 0 || seconds == 0 {
+        return Err(usage(format!("`{s}` cannot be waited for: whole seconds, at most 1d")));
+    }
+    Ok(seconds)
 }
 
 #[cfg(test)]
@@ -153,9 +173,18 @@ mod tests {
     }
 
     #[test]
+    fn patience_is_of_whole_seconds_up_to_a_day() {
+        let set = |value| changed(Settings::default(), Key::StreamPatience, Some(value)).map(|s| s.stream_patience_s);
+        assert_eq!((set("1s"), set("15m"), set("24h")), (Ok(Some(1)), Ok(Some(900)), Ok(Some(86_400))));
+        for wrong in ["", "0s", "900", "1500ms", "25h", "-1s"] {
+            assert_eq!(set(wrong).map_err(|failure| failure.code), Err(Code::Usage), "{wrong}");
+        }
+    }
+
+    #[test]
     fn an_unknown_key_names_those_there_are() {
         let failure = "htpp".parse::<Key>().unwrap_err();
         assert_eq!(failure.code, Code::Usage);
-        assert_eq!(failure.hint.as_deref(), Some("known settings: http, log-level, seed-memory"));
+        assert_eq!(failure.hint.as_deref(), Some("known settings: http, log-level, seed-memory, stream-patience"));
     }
 }

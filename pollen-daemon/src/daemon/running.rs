@@ -259,9 +259,10 @@ impl Running {
     }
 
     async fn put_in_force(&self, live: handle::Settings) -> Result<(), Refusal> {
-        let handle::Settings { http, log_level, seed_memory_mib } = live;
+        let handle::Settings { http, log_level, seed_memory_mib, stream_patience_s } = live;
         let was = self.settings_now();
-        let settings = Settings { http, log_level, seed_memory_mib, ..was.clone() };
+        let settings = Settings { http, log_level, seed_memory_mib, stream_patience_s, ..was.clone() };
+        let patience = settings.stream_patience();
         let most_mib = Machine::memory_mib_max();
         // One that was set on a larger machine stays, and hinders no other setting.
         if seed_memory_mib != was.seed_memory_mib && seed_memory_mib.is_some_and(|mib| mib > most_mib) {
@@ -279,6 +280,9 @@ impl Running {
         self.parts.writer.configure(Change::set(config::SETTINGS_KEY, &settings)).await?;
         *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
         way_back::note(self).await;
+        if was.stream_patience() != patience {
+            self.parts.driver.command(Command::Patience { patience }).await?;
+        }
         if was.seed_memory_mib != seed_memory_mib {
             self.parts.machine.give(seed_memory_mib);
             announce::offer(self).await;
