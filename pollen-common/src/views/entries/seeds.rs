@@ -360,13 +360,23 @@ mod tests {
             let at = value.windows(2).position(|pair| pair == [0x81, 0xa6]).expect("one version") + 1;
             let end = value.len() - 2 * usize::try_from(clauses).expect("few") - 2;
             let mut longer = value;
-            (0..limits).for_each(|_| drop(longer.splice(end..end, [0x06, 0xf5])));
+            // Field 7 upwards: 6 is known.
+            (0..limits).for_each(|_| drop(longer.splice(end..end, [0x07, 0xf5])));
             longer[at] += u8::try_from(limits).expect("few");
             said(Lane::Facts, &(seed_key(&name()), longer))
         };
         assert!(with(5, 0, 0).is_ok() && with(6, 0, 0).is_ok() && with(7, 1, 0).is_ok());
         assert_eq!((with(5, 1, 0), with(6, 2, 0)), (Err(Unread::Clause), Err(Unread::Clause)));
         assert_eq!(with(7, 0, 1), Err(Unread::Clause));
+    }
+
+    #[test]
+    fn what_is_only_written_when_true_is_never_read_as_false() {
+        let pair = seed(&name(), &claim(&[SeedVersion { tail_calls: true, ..version(1) }]));
+        let at = pair.1.windows(2).rposition(|pair| pair == [0x06, 0xf5]).expect("the field") + 1;
+        let mut other = pair.clone();
+        other.1[at] = 0xf4;
+        assert_eq!(said(Lane::Facts, &other), Err(Unread::Malformed));
     }
 
     #[test]

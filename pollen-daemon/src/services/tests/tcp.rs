@@ -209,6 +209,30 @@ async fn a_reader_that_stops_stops_the_writer_and_then_gets_everything() {
 }
 
 #[tokio::test]
+async fn a_client_that_gives_up_on_a_server_that_does_not_read_leaves_nothing_behind() {
+    let cluster = Cluster::start(2);
+    let (over, mut is_over) = tokio::sync::mpsc::unbounded_channel();
+    let port = server(move |tcp| {
+        let over = over.clone();
+        async move {
+            // It never reads: only a reset shows, and only if the provider sends one without being read.
+            let ended = tcp.ready(tokio::io::Interest::ERROR).await;
+            let _test_over = over.send(ended.is_ok());
+        }
+    })
+    .await;
+    let addr = cluster.serve_and_connect("hangs", Protocol::Tcp, port);
+    for _ in 0..3 {
+        let mut tcp = dial(addr).await;
+        let block = vec![7; 1 << 16];
+        // Until nothing on the way takes any more.
+        while tokio::time::timeout(Duration::from_millis(300), tcp.write_all(&block)).await.is_ok() {}
+        reset(tcp);
+        assert_eq!(tokio::time::timeout(SOON, is_over.recv()).await, Ok(Some(true)));
+    }
+}
+
+#[tokio::test]
 async fn a_thousand_connections_work_at_once() {
     let cluster = Cluster::start(2);
     let port = server(echo).await;
