@@ -24,7 +24,7 @@ const WAYS: &[(&str, &str)] = &[
 
 /// Published with the name that it calls itself by.
 fn misbehave(mesh: &Mesh) -> Vec<&Pln> {
-    let hosts = mesh.seed(&example("misbehave"), "misbehave", &["--timeout", "1s"], FLOOR);
+    let hosts = mesh.seed(&example("misbehave"), "misbehave", &["--timeout", "1s", "--tail-calls"], FLOOR);
     // From a node that does not host it, and from one that does.
     vec![mesh.outsider(&hosts), mesh.node(hosts.first().unwrap())]
 }
