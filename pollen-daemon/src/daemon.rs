@@ -35,6 +35,7 @@ use crate::workload::replicas::{REPORTS_WAITING_MAX, Replicas};
 mod addresses;
 mod announce;
 mod arriving;
+mod conditions;
 mod held;
 mod leaving;
 mod memory;
@@ -280,6 +281,7 @@ async fn up(prepared: Prepared) -> Result<(), RunError> {
     tokio::spawn(replicas.keep_holding_known());
     tokio::spawn(content.clone().keep_tidy());
     tokio::spawn(memory::keep_trimmed());
+    let watching = tokio::spawn(conditions::keep_told(running.clone()));
     let notify = Arc::new(Notify::of_process());
     let (views, ready) = (handle.views(), notify.clone());
     let arriving = tokio::spawn(async move {
@@ -296,6 +298,7 @@ async fn up(prepared: Prepared) -> Result<(), RunError> {
     announcing.abort();
     arriving.abort();
     way_back.abort();
+    watching.abort();
     notify.stopping();
     let ended = match failed {
         Some(ended) => ended,

@@ -27,6 +27,7 @@ mod dial;
 mod exchange;
 mod exports;
 mod imports;
+mod listening;
 mod live;
 mod mesh;
 mod provide;
@@ -215,6 +216,22 @@ impl Services {
     #[must_use]
     pub fn exports(&self) -> Vec<Export> {
         self.0.exports().iter().map(|exported| exported.export.clone()).collect()
+    }
+
+    /// What is served on ports on which nobody of this machine listens; nothing where the kernel does not tell. Blocks for
+    /// as long as the kernel takes to list its listeners.
+    #[must_use]
+    pub fn unanswered(&self) -> Vec<Export> {
+        let mut exports = self.exports();
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            if !exports.iter().any(|export| export.protocol == protocol) {
+                continue;
+            }
+            let listened = listening::on_loopback(protocol);
+            let silent = |export: &Export| listened.as_ref().is_ok_and(|ports| !ports.contains(&export.port));
+            exports.retain(|export| export.protocol != protocol || silent(export));
+        }
+        exports
     }
 
     /// Withdraws `service` and cuts its streams. Returns what was withdrawn; nothing if it was not served.

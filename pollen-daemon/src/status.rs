@@ -14,6 +14,7 @@ use crate::control::api::{Connection, ProtocolName, TierName};
 use crate::control::handle::{About, Listener, Numbers, PeerNumbers, SocketNumbers};
 use crate::datapath::Standing;
 
+pub mod condition;
 pub mod health;
 pub mod inspect;
 pub mod label;
@@ -24,10 +25,13 @@ pub mod seeds;
 pub mod table;
 #[cfg(test)]
 mod tests;
+pub mod troubles;
 pub mod when;
 
+pub use condition::{Code, Condition};
 pub use health::{Health, HealthState};
 pub use seeds::{Engine, SeedRow};
+pub use troubles::Troubles;
 
 /// What a status is made from: one consistent reading of a daemon.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +40,7 @@ pub struct Reading<'a> {
     pub view: &'a View,
     pub numbers: &'a Numbers,
     pub listeners: &'a [Listener],
+    pub troubles: &'a Troubles,
     pub datapath: &'a Standing,
     pub now: UnixMs,
 }

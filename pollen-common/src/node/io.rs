@@ -222,4 +222,8 @@ pub enum EventKind {
     Twin,
     Refused,
     Rotated,
+    /// Something is wrong that was not, by the daemon's own judgement; it says what and what to do.
+    ConditionBegan,
+    /// It is over.
+    ConditionEnded,
 }

@@ -117,8 +117,12 @@ pub struct Connection {
     /// The key of the provider that it is pinned to.
     pub provider: Option<String>,
     pub protocol: ProtocolName,
+    /// The local port that it listens on, or would.
+    pub local_port: u16,
     /// Where it listens, each as `address:port`.
     pub local: Vec<SocketAddr>,
+    /// Why it does not listen, if so; it tries again.
+    pub waiting: Option<String>,
 }
 
 impl From<&Listener> for Connection {
@@ -127,7 +131,9 @@ impl From<&Listener> for Connection {
             service: listener.service.to_string(),
             provider: listener.provider.map(|key| key.to_string()),
             protocol: listener.protocol.into(),
+            local_port: listener.local_port,
             local: listener.local.clone(),
+            waiting: listener.waiting.clone(),
         }
     }
 }

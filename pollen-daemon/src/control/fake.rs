@@ -14,7 +14,7 @@ use super::handle::{
     About, Answer, CallAnswer, CallFailure, CallRequest, Connect, Daemon, Disconnect, EventRecord, HeldModule,
     Listener, Numbers, SeedProgress, SeedRequest, SeedStage, Seeded, Serve, ServiceRef, Settings, Subject, Unseeded,
 };
-use crate::status::sample;
+use crate::status::{Troubles, sample};
 
 pub(crate) struct Fake {
     dir: PathBuf,
@@ -85,6 +85,10 @@ impl Daemon for Fake {
 
     fn numbers(&self) -> Numbers {
         sample::numbers()
+    }
+
+    fn troubles(&self) -> Troubles {
+        Troubles::default()
     }
 
     fn command(&self, command: Command) -> Answer<'_, Reply> {

@@ -19,6 +19,9 @@ use pollen_common::views::{Name, Protocol, SeedVersion, View};
 use tokio::runtime::Handle;
 use tokio::sync::{broadcast, watch};
 
+use crate::datapath;
+use crate::status::{Reading, Troubles};
+
 mod seeds;
 pub use seeds::{
     CallAnswer, CallFailure, CallNumbers, CallRequest, ContentNumbers, EngineNumbers, EngineStanding, HeldModule,
@@ -41,6 +44,8 @@ pub trait Daemon: Send + Sync + 'static {
     fn view(&self) -> Arc<View>;
     /// Counters and gauges of every part, for `status` and `/metrics`.
     fn numbers(&self) -> Numbers;
+    /// What its parts say is wrong with them.
+    fn troubles(&self) -> Troubles;
     /// A request to the node: invites and statements signed elsewhere.
     fn command(&self, command: Command) -> Answer<'_, Reply>;
     /// The rules that decided what the view says of `subject`, a sentence each.
@@ -86,6 +91,21 @@ pub trait Daemon: Send + Sync + 'static {
 
     /// Starts an orderly end: streams drain for a bounded time, neighbours are told goodbye. Returns at once.
     fn shutdown(&self);
+}
+
+/// What `of` makes of one reading of `daemon`.
+pub fn read<T>(daemon: &dyn Daemon, of: impl FnOnce(Reading<'_>) -> T) -> T {
+    let (about, view, numbers, listeners) = (daemon.about(), daemon.view(), daemon.numbers(), daemon.listeners());
+    let (datapath, troubles) = (datapath::standing(), daemon.troubles());
+    of(Reading {
+        about: &about,
+        view: &view,
+        numbers: &numbers,
+        listeners: &listeners,
+        troubles: &troubles,
+        datapath: &datapath,
+        now: daemon.now(),
+    })
 }
 
 /// Facts about a running daemon.
@@ -182,8 +202,12 @@ pub struct Listener {
     /// The one provider it is pinned to.
     pub provider: Option<NodeKey>,
     pub protocol: Protocol,
+    /// The port that it listens on, or would.
+    pub local_port: u16,
     /// Where it listens; several where both loopback families do.
     pub local: Vec<SocketAddr>,
+    /// Why it does not listen, if so; it tries again.
+    pub waiting: Option<String>,
 }
 
 /// An event with its place in the timeline.

@@ -113,17 +113,7 @@ async fn status(State(api): Shared) -> Json<Status> {
 }
 
 fn reading<T>(api: &Api, of: impl FnOnce(Reading<'_>) -> T) -> T {
-    let daemon = &api.daemon;
-    let (about, view, numbers, listeners) = (daemon.about(), daemon.view(), daemon.numbers(), daemon.listeners());
-    let datapath = datapath::standing();
-    of(Reading {
-        about: &about,
-        view: &view,
-        numbers: &numbers,
-        listeners: &listeners,
-        datapath: &datapath,
-        now: daemon.now(),
-    })
+    handle::read(&*api.daemon, of)
 }
 
 async fn inspect(State(api): Shared, Segment(target): Segment) -> Answered<Inspected> {

@@ -29,6 +29,7 @@ use crate::enroll::way_back::WayBack;
 use crate::events::{EVENTS_KEPT_MAX, Events};
 use crate::logs::Logs;
 use crate::services::{Export, ExportConfig, Services, ServicesConfig};
+use crate::status::Troubles;
 use crate::store::Change;
 use crate::store::writer::{ConfigureError, Writer};
 use crate::transport::Mesh;
@@ -71,6 +72,8 @@ pub(super) struct Running {
     changing_services: Arc<tokio::sync::Mutex<()>>,
     /// What the file `way-back` says.
     noted: Arc<Mutex<Option<WayBack>>>,
+    /// What it serves and nobody listens for, as of the last look.
+    unanswered: Arc<Mutex<Vec<Export>>>,
     stop: watch::Sender<bool>,
 }
 
@@ -91,6 +94,7 @@ impl Running {
             settings: Arc::new(Mutex::new(parts.settings.clone())),
             changing_services: Arc::default(),
             noted: Arc::default(),
+            unanswered: Arc::default(),
             stop: watch::Sender::new(false),
             parts: Arc::new(parts),
         }
@@ -112,6 +116,10 @@ impl Running {
 
     pub(super) fn noted(&self, back: WayBack) {
         *self.noted.lock().unwrap_or_else(PoisonError::into_inner) = Some(back);
+    }
+
+    pub(super) fn found_unanswered(&self, exports: Vec<Export>) {
+        *self.unanswered.lock().unwrap_or_else(PoisonError::into_inner) = exports;
     }
 
     pub(super) fn parts(&self) -> &Wiring {
@@ -385,6 +393,13 @@ impl Daemon for Running {
             services: self.parts.services.numbers(),
             seeds: numbers::of_seeds(&self.parts),
             events: self.parts.events.counts(),
+        }
+    }
+
+    fn troubles(&self) -> Troubles {
+        Troubles {
+            disk: self.parts.writer.health().borrow().clone(),
+            unanswered: self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
 

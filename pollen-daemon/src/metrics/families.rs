@@ -7,10 +7,10 @@ use pollen_common::views::{Liveness, Protocol, View};
 use prometheus::core::{AtomicF64, AtomicU64, GenericCounterVec, GenericGaugeVec};
 use prometheus::{Opts, Registry, TextEncoder};
 
-use crate::control::handle::{Daemon, Numbers, PeerNumbers};
+use crate::control::handle::{self, Daemon, Numbers, PeerNumbers};
 use crate::control::refused::{Tallies, Tally};
 use crate::datapath;
-use crate::status::label;
+use crate::status::{Code, Health, label};
 
 /// Peers with series of their own; `pln_peers_unlisted` counts the others. A Prometheus server is glad of it.
 pub(super) const PEERS_LISTED_MAX: usize = 256;
@@ -23,6 +23,7 @@ pub(super) fn text(daemon: &dyn Daemon, refused: &Tallies) -> prometheus::Result
     let numbers = daemon.numbers();
     process(&scrape, daemon)?;
     cluster(&scrape, daemon, &numbers)?;
+    conditions(&scrape, daemon)?;
     peers(&scrape, &daemon.view(), &numbers.peers)?;
     services(&scrape, &numbers)?;
     seeds::seeds(&scrape, &daemon.view(), &numbers.seeds)?;
@@ -148,6 +149,18 @@ fn cluster(scrape: &Scrape, daemon: &dyn Daemon, numbers: &Numbers) -> Result {
         "Peers with a connection, by how packets travel.",
         &["path"],
         &[(&["direct"], direct), (&["other"], as_u64(numbers.peers.len()) - direct)],
+    )
+}
+
+fn conditions(scrape: &Scrape, daemon: &dyn Daemon) -> Result {
+    let health = handle::read(daemon, Health::of);
+    let of = |code| count(health.conditions.iter().filter(|condition| condition.code == code));
+    let series: Vec<([&str; 1], u64)> = Code::ALL.iter().map(|code| ([code.label()], of(*code))).collect();
+    scrape.gauge(
+        "pln_condition",
+        "What is wrong with this node now, as `pln status` says it: how many of each kind; all 0 is HEALTHY.",
+        &["code"],
+        &slices(&series),
     )
 }
 

@@ -6,6 +6,7 @@ use super::families;
 use crate::control::fake::Fake;
 use crate::control::refused::{Refused, Tallies};
 use crate::services;
+use crate::status::Code;
 use crate::transport::DropReason;
 
 fn scraped() -> String {
@@ -55,6 +56,11 @@ fn every_reason_of_a_refusal_or_drop_is_explained() {
         let said = format!("refuse(\"{}\")", reason.trim_start_matches("core_"));
         assert!(source.contains(&said), "the core never says {reason}");
     }
+}
+
+#[test]
+fn every_code_of_a_condition_is_explained() {
+    assert_eq!(reasons_under("## Codes of `pln_condition`"), Code::ALL.iter().map(|code| code.label()).collect());
 }
 
 #[test]

@@ -187,11 +187,12 @@ impl Imported {
             Target::Name(name) => ServiceRef::Name(name.clone()),
             Target::Port(port) => ServiceRef::Port(*port),
         };
-        let local = match &*self.listening.lock().expect("nothing panics while it holds this lock") {
-            Listening::On(addrs) => addrs.clone(),
-            Listening::Waiting(_) => Vec::new(),
+        let (local, waiting) = match &*self.listening.lock().expect("nothing panics while it holds this lock") {
+            Listening::On(addrs) => (addrs.clone(), None),
+            Listening::Waiting(why) => (Vec::new(), Some(why.clone())),
         };
-        Listener { service, provider: self.import.provider, protocol: self.import.protocol, local }
+        let Import { provider, protocol, local_port, .. } = self.import;
+        Listener { service, provider, protocol, local_port, local, waiting }
     }
 
     /// How it listens and how its last connections were placed, newest first, a sentence each.

@@ -1,11 +1,13 @@
-//! Whether this node is well, in one word and with its reasons. Owns the rules; pure.
-//! Invariant: a node that is not healthy always says why.
+//! Whether this node is well, in one word and with all that is wrong. Owns the rules; pure.
+//! Invariant: a node that is not healthy always says why and what to do, and one that is has nothing to say.
 
 use pollen_common::views::{Liveness, SeedInfo, View};
 use serde::{Deserialize, Serialize};
 
-use super::Reading;
+use super::condition::{Code, Condition};
 use super::when::Span;
+use super::{Reading, label};
+use crate::store::health::DiskHealth;
 
 /// A membership that ends sooner than this is worth a warning: a day is time enough to be granted another.
 const EXPIRY_WARNING_MS: u64 = 24 * 60 * 60 * 1000;
@@ -13,9 +15,10 @@ const EXPIRY_WARNING_MS: u64 = 24 * 60 * 60 * 1000;
 /// How this node is, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
+    /// The worst of the conditions.
     pub state: HealthState,
-    /// A sentence each; empty when healthy.
-    pub reasons: Vec<String>,
+    /// Empty when healthy.
+    pub conditions: Vec<Condition>,
 }
 
 /// How a node is; worst last.
@@ -33,62 +36,117 @@ impl Health {
     /// Judges one reading.
     #[must_use]
     pub fn of(reading: Reading<'_>) -> Self {
-        let found =
-            [standing(reading), company(reading.view), names(reading.view), seeds(reading.view), entries(reading.view)];
-        let found: Vec<(HealthState, String)> = found.into_iter().flatten().collect();
-        Self {
-            state: found.iter().map(|(state, _)| *state).max().unwrap_or(HealthState::Healthy),
-            reasons: found.into_iter().map(|(_, reason)| reason).collect(),
-        }
+        let mut conditions = Vec::new();
+        conditions.extend(standing(reading));
+        conditions.extend(company(reading.view));
+        conditions.extend(disk(reading));
+        conditions.extend(listeners(reading));
+        conditions.extend(unanswered(reading));
+        conditions.extend(names(reading.view));
+        conditions.extend(seeds(reading.view));
+        conditions.extend(entries(reading.view));
+        let worst = conditions.iter().map(|condition| condition.state).max();
+        Self { state: worst.unwrap_or(HealthState::Healthy), conditions }
     }
 }
 
-fn standing(Reading { view, now, .. }: Reading<'_>) -> Option<(HealthState, String)> {
+fn degraded(code: Code, subject: impl ToString, message: String, remedy: impl Into<String>) -> Condition {
+    Condition { code, subject: subject.to_string(), state: HealthState::Degraded, message, remedy: remedy.into() }
+}
+
+fn unhealthy(code: Code, subject: impl ToString, message: String, remedy: impl Into<String>) -> Condition {
+    Condition { state: HealthState::Unhealthy, ..degraded(code, subject, message, remedy) }
+}
+
+fn standing(Reading { view, now, .. }: Reading<'_>) -> Option<Condition> {
     let Some(me) = view.nodes.get(&view.me) else {
-        return Some((
-            HealthState::Unhealthy,
+        return Some(unhealthy(
+            Code::NotMember,
+            view.me,
             "this node is not a member: it was denied, or its membership ended".into(),
+            "ask an admin of the cluster to `pln allow` it, or to `pln grant` it anew",
         ));
     };
     let left = me.member.rights.expires?.0.saturating_sub(now.0);
-    (left < EXPIRY_WARNING_MS)
-        .then(|| (HealthState::Degraded, format!("this node's membership ends in {}", Span::from_ms(left))))
+    (left < EXPIRY_WARNING_MS).then(|| {
+        let message = format!("this node's membership ends in {}", Span::from_ms(left));
+        degraded(Code::MembershipEnds, view.me, message, "ask an admin of the cluster to `pln grant` it anew")
+    })
 }
 
-fn company(view: &View) -> Option<(HealthState, String)> {
+fn company(view: &View) -> Option<Condition> {
     let others = view.nodes.len().saturating_sub(usize::from(view.nodes.contains_key(&view.me)));
     let alone = !view.nodes.values().any(|node| matches!(node.liveness, Liveness::Online { .. }));
-    let reason = match others {
+    let message = match others {
         0 => return None,
         1 => "the only other node cannot be reached".to_owned(),
         _ => format!("none of the {others} other nodes can be reached"),
     };
-    alone.then_some((HealthState::Unhealthy, reason))
+    let remedy = "see that they run, and that UDP between their addresses and this node's is let through";
+    alone.then(|| unhealthy(Code::Alone, view.me, message, remedy))
 }
 
-fn names(view: &View) -> Option<(HealthState, String)> {
+fn disk(Reading { about, troubles, .. }: Reading<'_>) -> Option<Condition> {
+    let DiskHealth::Refusing(refusing) = &troubles.disk else { return None };
+    let message = format!("{}, since {}", refusing.message(), refusing.since);
+    Some(degraded(Code::Disk, about.dir.display(), message, refusing.hint()))
+}
+
+fn listeners(Reading { listeners, .. }: Reading<'_>) -> impl Iterator<Item = Condition> {
+    listeners.iter().filter_map(|listener| {
+        let why = listener.waiting.as_ref()?;
+        let (port, service) = (listener.local_port, &listener.service);
+        let protocol = label::protocol(listener.protocol);
+        let message =
+            format!("local {protocol} port {port}, asked for by `pln connect {service}`, is not listened on: {why}");
+        let remedy = format!(
+            "stop what uses it (`ss -lnp 'sport = :{port}'` shows it): then it is taken over by itself; or \
+             `pln disconnect {port}` and connect again with another local port"
+        );
+        Some(degraded(Code::ListenerWaits, format!("{port}/{protocol}"), message, remedy))
+    })
+}
+
+fn unanswered(Reading { troubles, .. }: Reading<'_>) -> impl Iterator<Item = Condition> {
+    troubles.unanswered.iter().map(|export| {
+        let (port, label, protocol) = (export.port, export.label(), label::protocol(export.protocol));
+        let message = format!("{protocol} port {port} is served as {label}, and nobody listens on it");
+        let remedy = format!("start the server on this machine, on port {port}; or `pln unserve {label}`");
+        degraded(Code::ServiceUnanswered, format!("{port}/{protocol}"), message, remedy)
+    })
+}
+
+fn names(view: &View) -> Option<Condition> {
     let lost: Vec<&str> = view
         .services
         .values()
         .filter(|service| service.conflicts.iter().any(|conflict| conflict.author == view.me))
         .map(|service| service.name.as_str())
         .collect();
-    (!lost.is_empty())
-        .then(|| (HealthState::Degraded, format!("names this node claims belong to others: {}", lost.join(", "))))
+    let lost = lost.join(", ");
+    (!lost.is_empty()).then(|| {
+        let message = format!("names this node claims belong to others: {lost}");
+        degraded(Code::NameLost, lost, message, "`pln unserve` them, and serve under other names")
+    })
 }
 
 /// Seeds of this node's own that nobody serves: what their callers meet is worth a look. A floor that is not reached for
 /// want of nodes is none, or a cluster of one would never be well.
-fn seeds(view: &View) -> Option<(HealthState, String)> {
+fn seeds(view: &View) -> Option<Condition> {
     let unserved = |seed: &&SeedInfo| seed.owner == view.me && !seed.replicas.contains_key(&seed.current().id());
     let unserved: Vec<&str> = view.seeds.values().filter(unserved).map(|seed| seed.name.as_str()).collect();
-    (!unserved.is_empty())
-        .then(|| (HealthState::Degraded, format!("no node is ready to serve: {}", unserved.join(", "))))
+    let unserved = unserved.join(", ");
+    (!unserved.is_empty()).then(|| {
+        let message = format!("no node is ready to serve: {unserved}");
+        degraded(Code::SeedUnserved, unserved, message, "`pln why` on them says what keeps each node from it")
+    })
 }
 
-fn entries(view: &View) -> Option<(HealthState, String)> {
+fn entries(view: &View) -> Option<Condition> {
     let refused = view.refused.iter().filter(|entry| entry.author == view.me).count();
     (refused > 0).then(|| {
-        (HealthState::Degraded, format!("{refused} of this node's entries do not count; `pln why` on it says why"))
+        let message = format!("{refused} of this node's entries do not count");
+        let remedy = format!("`pln why {}` says why", view.me.short());
+        degraded(Code::EntriesRefused, view.me, message, remedy)
     })
 }

@@ -2,9 +2,10 @@
 //! Invariant: a word never changes its meaning; scripts and dashboards match on them.
 
 use pollen_common::node::EventKind;
+use pollen_common::views::Protocol;
 
 /// Every kind of event, so that a metric has its series from the start.
-pub const EVENTS: [EventKind; 14] = [
+pub const EVENTS: [EventKind; 16] = [
     EventKind::PeerUp,
     EventKind::PeerDown,
     EventKind::LinkDown,
@@ -19,6 +20,8 @@ pub const EVENTS: [EventKind; 14] = [
     EventKind::Twin,
     EventKind::Refused,
     EventKind::Rotated,
+    EventKind::ConditionBegan,
+    EventKind::ConditionEnded,
 ];
 
 /// The word for a kind of event.
@@ -39,5 +42,16 @@ pub const fn event(kind: EventKind) -> &'static str {
         EventKind::Twin => "twin",
         EventKind::Refused => "refused",
         EventKind::Rotated => "rotated",
+        EventKind::ConditionBegan => "condition_began",
+        EventKind::ConditionEnded => "condition_ended",
+    }
+}
+
+/// The word for a protocol.
+#[must_use]
+pub const fn protocol(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
     }
 }

@@ -194,6 +194,8 @@ pub(crate) fn listeners() -> Vec<Listener> {
         service: ServiceRef::Name("api".parse().expect("a name")),
         provider: None,
         protocol: Protocol::Tcp,
+        local_port: 8080,
+        waiting: None,
         local: vec!["127.0.0.1:8080".parse().expect("an address"), "[::1]:8080".parse().expect("an address")],
     }]
 }

@@ -10,7 +10,7 @@ mod seeds;
 use super::inspect::{Inspected, NodeDetail, ServiceDetail};
 use super::plain::plain;
 use super::when::{Moment, show_bytes, show_rtt};
-use super::{Datapath, HealthState, NodeRef, NodeRow, NodeState, PathRow, ServiceRow, Status};
+use super::{Condition, Datapath, HealthState, NodeRef, NodeRow, NodeState, PathRow, ServiceRow, Status};
 use crate::control::api::{Connection, ProtocolName, TierName};
 use pollen_common::time::UnixMs;
 
@@ -33,6 +33,9 @@ pub struct Layout {
     /// Whether the chips may have colour.
     pub colour: bool,
 }
+
+/// Conditions under the headline: what is below must still be found.
+const CONDITIONS_SHOWN_MAX: usize = 12;
 
 /// What stands where there is nothing to say.
 const NOTHING: &str = "-";
@@ -83,8 +86,13 @@ fn chips(out: &mut String, status: &Status, colour: bool) {
     // The only line with escape sequences, all ours: a name has no characters that could be another's.
     let _ = write!(out, "{health}  {tier}  {name}  {online} of {} nodes online", status.nodes.len());
     let _ = writeln!(out, "{}", seeds::summary(&status.seeds).map_or_else(String::new, |seeds| format!("  {seeds}")));
-    for reason in &status.health.reasons {
-        push_line(out, &format!("  {reason}"));
+    let conditions = &status.health.conditions;
+    for Condition { message, remedy, .. } in conditions.iter().take(CONDITIONS_SHOWN_MAX) {
+        push_line(out, &format!("  {}", plain(message)));
+        push_line(out, &format!("    {}", plain(remedy)));
+    }
+    if conditions.len() > CONDITIONS_SHOWN_MAX {
+        push_line(out, &format!("  {} more, shown by --json", conditions.len() - CONDITIONS_SHOWN_MAX));
     }
 }
 
@@ -190,7 +198,10 @@ fn connections(out: &mut String, connections: &[Connection]) {
                 connection.service.clone(),
                 connection.provider.as_deref().map_or_else(|| "any".into(), |key| short(key).into()),
                 protocol(connection.protocol).into(),
-                joined(connection.local.iter()),
+                match &connection.waiting {
+                    Some(_) => format!("{} (waiting)", connection.local_port),
+                    None => joined(connection.local.iter()),
+                },
             ]
         })
         .collect();

@@ -6,12 +6,16 @@ use pollen_common::views::{Inability, SeedVersion, VersionId};
 
 use super::*;
 use crate::control::handle::{About, Numbers};
+use crate::services::Export;
+use crate::store::health::{Cause, DiskHealth, Refusing};
+use pollen_common::views::Protocol;
 
 struct Sample {
     about: About,
     view: View,
     numbers: Numbers,
     listeners: Vec<Listener>,
+    troubles: Troubles,
     datapath: Standing,
 }
 
@@ -22,13 +26,14 @@ impl Sample {
             view: sample::view(),
             numbers: sample::numbers(),
             listeners: sample::listeners(),
+            troubles: Troubles::default(),
             datapath: sample::datapath(),
         }
     }
 
     fn reading(&self) -> Reading<'_> {
-        let Self { about, view, numbers, listeners, datapath } = self;
-        Reading { about, view, numbers, listeners, datapath, now: sample::NOW }
+        let Self { about, view, numbers, listeners, troubles, datapath } = self;
+        Reading { about, view, numbers, listeners, troubles, datapath, now: sample::NOW }
     }
 }
 
@@ -104,16 +109,24 @@ fn an_upgrade_shows_both_versions_and_who_still_serves_an_older_one() {
     insta::assert_snapshot!("upgrade_in_the_table", table::status(&Status::of(sample.reading()), only));
 }
 
+fn codes(health: &Health) -> Vec<Code> {
+    health.conditions.iter().map(|condition| condition.code).collect()
+}
+
+fn messages(health: &Health) -> Vec<&str> {
+    health.conditions.iter().map(|condition| condition.message.as_str()).collect()
+}
+
 #[test]
 fn health_says_what_is_wrong() {
     let mut sample = Sample::new();
-    assert_eq!(Health::of(sample.reading()), Health { state: HealthState::Healthy, reasons: Vec::new() });
+    assert_eq!(Health::of(sample.reading()), Health { state: HealthState::Healthy, conditions: Vec::new() });
 
     let berlin = sample.view.nodes.get_mut(&sample::key(2)).expect("it is in the sample");
     berlin.liveness = Liveness::Offline;
     let alone = Health::of(sample.reading());
     assert_eq!(alone.state, HealthState::Unhealthy);
-    assert_eq!(alone.reasons, ["none of the 2 other nodes can be reached"]);
+    assert_eq!(messages(&alone), ["none of the 2 other nodes can be reached"]);
 
     let mut sample = Sample::new();
     let me = sample.view.nodes.get_mut(&sample::key(1)).expect("it is in the sample");
@@ -126,13 +139,49 @@ fn health_says_what_is_wrong() {
     let mut sample = Sample::new();
     let hello = sample.view.seeds.values_mut().next().expect("it is in the sample");
     (hello.owner, hello.replicas) = (sample.view.me, BTreeMap::new());
-    assert_eq!(Health::of(sample.reading()).reasons, ["no node is ready to serve: hello"]);
+    assert_eq!(messages(&Health::of(sample.reading())), ["no node is ready to serve: hello"]);
 
     let mut sample = Sample::new();
     sample.view.me = sample::key(3);
-    let reasons = Health::of(sample.reading()).reasons;
-    assert!(reasons.iter().any(|r| r.contains("belong to others: api")), "{reasons:?}");
-    assert!(reasons.iter().any(|r| r.contains("do not count")), "{reasons:?}");
+    let health = Health::of(sample.reading());
+    assert!(messages(&health).iter().any(|m| m.contains("belong to others: api")), "{health:?}");
+    assert!(messages(&health).iter().any(|m| m.contains("do not count")), "{health:?}");
+}
+
+#[test]
+fn what_the_parts_say_is_wrong_is_a_condition_each_with_what_to_do() {
+    let mut sample = Sample::new();
+    let refusing = Refusing { cause: Cause::Full, since: sample::NOW, error: "no room".into(), waiting: 3 };
+    sample.troubles = Troubles {
+        disk: DiskHealth::Refusing(refusing),
+        unanswered: vec![Export {
+            name: Some("web".parse().expect("a name")),
+            protocol: Protocol::Tcp,
+            port: 8000,
+            shared: false,
+        }],
+    };
+    let listener = &mut sample.listeners[0];
+    (listener.local, listener.waiting) = (Vec::new(), Some("address already in use".into()));
+    let health = Health::of(sample.reading());
+    assert_eq!(health.state, HealthState::Degraded);
+    assert_eq!(codes(&health), [Code::Disk, Code::ListenerWaits, Code::ServiceUnanswered]);
+    insta::assert_snapshot!("troubles_as_json", json(&health));
+    insta::assert_snapshot!("troubles_as_text", table::status(&Status::of(sample.reading()), NARROW));
+}
+
+#[test]
+fn more_conditions_than_a_screen_takes_are_counted() {
+    let mut sample = Sample::new();
+    let waiting = |port| Listener {
+        local_port: port,
+        local: Vec::new(),
+        waiting: Some("taken".into()),
+        ..sample::listeners().remove(0)
+    };
+    sample.listeners = (1000..1040).map(waiting).collect();
+    let text = table::status(&Status::of(sample.reading()), NARROW);
+    assert!(text.contains("  28 more, shown by --json\n"), "{text}");
 }
 
 #[test]

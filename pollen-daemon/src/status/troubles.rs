@@ -1,0 +1,13 @@
+//! What the parts of a node say of themselves that no view shows. Owns the shape that health is judged by, together with
+//! a view; must not know how the parts found out. Invariant: empty where nothing is wrong.
+
+use crate::services::Export;
+use crate::store::health::DiskHealth;
+
+/// One look at the parts of a node.
+#[derive(Clone, Debug, Default)]
+pub struct Troubles {
+    pub disk: DiskHealth,
+    /// Served, and nobody listens on the port.
+    pub unanswered: Vec<Export>,
+}
