@@ -28,7 +28,6 @@ use crate::control::handle::{Connect, Daemon, Disconnect, Serve, ServiceRef, Sub
 use crate::control::refused::Refused;
 use crate::control::settings::{self, Key};
 use crate::control::{invite, resolve, seeds, stream};
-use crate::datapath;
 use crate::metrics::Exporter;
 use crate::status::inspect::{self, Inspected};
 use crate::status::{Reading, Status};
