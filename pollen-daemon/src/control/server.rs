@@ -24,7 +24,7 @@ use crate::control::api::{
     ConnectBody, Connection, Done, InviteBody, Invited, Reasons, ServeBody, Served, SettingBody, SettingsShown, Version,
 };
 use crate::control::failure::{Code, Failure};
-use crate::control::handle::{Connect, Daemon, Disconnect, Serve, ServiceRef, Subject};
+use crate::control::handle::{self, Connect, Daemon, Disconnect, Serve, ServiceRef, Subject};
 use crate::control::refused::Refused;
 use crate::control::settings::{self, Key};
 use crate::control::{invite, resolve, seeds, stream};
