@@ -32,7 +32,7 @@ mod units;
 
 /// A zero-trust mesh: machines that reach each other's services, without a server in the middle.
 #[derive(Debug, Parser)]
-#[command(name = "pln", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "pln", version, max_term_width = 100)]
 struct Cli {
     #[command(flatten)]
     common: Common,
@@ -95,9 +95,10 @@ pub fn main(offline: &dyn Offline) -> ExitCode {
 
 /// Runs one command line and says what the process should end with.
 fn run(args: impl IntoIterator<Item = OsString>, terminal: &mut Terminal<'_>, offline: &dyn Offline) -> u8 {
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(error) => return terminal.usage(&error),
+        Err(error) => return terminal.usage(&error, asks_for_json(&args)),
     };
     let mut output = Output::new(terminal, cli.common.json);
     match execute(cli, &mut output, offline) {
@@ -107,6 +108,11 @@ fn run(args: impl IntoIterator<Item = OsString>, terminal: &mut Terminal<'_>, of
             failure.code.exit()
         }
     }
+}
+
+/// Whether a command line that makes no sense asks for JSON: what reads the answer must understand that one, too.
+fn asks_for_json(args: &[OsString]) -> bool {
+    args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json")
 }
 
 fn execute(cli: Cli, output: &mut Output<'_, '_>, offline: &dyn Offline) -> Result<(), Failure> {

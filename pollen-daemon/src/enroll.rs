@@ -83,7 +83,13 @@ pub struct Identity {
 /// [`EnrollError`]
 pub fn init(dir: &Path, props: &BTreeMap<String, String>) -> Result<Founded, EnrollError> {
     let store = match store::open_or_create(dir) {
-        Err(OpenError::Locked { path }) => return rooted_in(dir)?.ok_or(EnrollError::Open(OpenError::Locked { path })),
+        Err(OpenError::Locked { path }) => {
+            return match (rooted_in(dir)?, running_member(dir)?) {
+                (Some(founded), _) => Ok(founded),
+                (None, Some((cluster, _))) => Err(EnrollError::Member { cluster }),
+                (None, None) => Err(EnrollError::Open(OpenError::Locked { path })),
+            };
+        }
         opened => opened?,
     };
     found_in(&store, props)
@@ -163,6 +169,11 @@ fn rooted_in(dir: &Path) -> Result<Option<Founded>, EnrollError> {
     let root = keys.root.public();
     let Some(cluster) = identity.cluster.filter(|_| identity.root == Some(root)) else { return Ok(None) };
     Ok(Some(Founded { cluster, root, node: identity.node, new: false }))
+}
+
+/// The cluster of a locked directory, and its node.
+fn running_member(dir: &Path) -> Result<Option<(ClusterId, NodeKey)>, EnrollError> {
+    Ok(id(dir)?.and_then(|identity| identity.cluster.zip(Some(identity.node))))
 }
 
 fn member_key(store: &Store) -> Result<SecretKey, EnrollError> {

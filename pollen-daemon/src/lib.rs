@@ -12,6 +12,7 @@ pub mod events;
 pub mod keys;
 pub mod logs;
 pub mod metrics;
+mod nearest;
 pub mod services;
 mod standing;
 pub mod status;

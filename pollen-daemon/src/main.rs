@@ -12,6 +12,7 @@ use pollen_daemon::config::UpOptions;
 use pollen_daemon::control::failure::{Code, Failure};
 use pollen_daemon::daemon::{self, RunError};
 use pollen_daemon::enroll::{self, EnrollError, JoinError, JoinOptions};
+use pollen_daemon::store::OpenError;
 
 /// What an admin's refusal contains where another token is the way on and the refusal does not say so itself.
 const SPENT: [&str; 2] = ["already used", "was revoked"];
@@ -25,7 +26,16 @@ struct Machinery;
 
 impl Offline for Machinery {
     fn init(&self, dir: &Path, props: BTreeMap<String, String>) -> Result<Founded, Failure> {
-        let founded = enroll::init(dir, &props).map_err(|error| Failure::new(of_enroll(&error), error.to_string()))?;
+        let founded = enroll::init(dir, &props).map_err(|error| {
+            let failure = Failure::new(of_enroll(&error), error.to_string());
+            match error {
+                // Being founded or joining at this moment: a member would have said so.
+                EnrollError::Open(OpenError::Locked { .. }) => {
+                    failure.hint("another `pln` is at work there: try again")
+                }
+                _ => failure,
+            }
+        })?;
         Ok(Founded { root: founded.root, cluster: founded.cluster, node: founded.node })
     }
 
@@ -37,6 +47,7 @@ impl Offline for Machinery {
                 JoinError::Unreachable(_) => {
                     failure.hint("check that one of them is up and that its UDP port can be reached from here")
                 }
+                JoinError::Open(OpenError::Locked { .. }) => failure.hint("another `pln` is at work there: try again"),
                 JoinError::Refused(core::JoinError::Refused(reason)) if SPENT.iter().any(|it| reason.contains(it)) => {
                     failure.hint("ask for a new token with `pln invite` on a member")
                 }
@@ -47,11 +58,24 @@ impl Offline for Machinery {
     }
 
     fn remember(&self, dir: &Path, options: UpOptions) -> Result<(), Failure> {
-        daemon::remember(dir, options).map_err(|error| Failure::new(of_run(&error), error.to_string()))
+        daemon::remember(dir, options).map_err(|error| not_run(&error, true))
     }
 
     fn run(&self, dir: &Path, options: UpOptions) -> Result<(), Failure> {
-        daemon::run(dir, options).map_err(|error| Failure::new(of_run(&error), error.to_string()))
+        let with_options = options != UpOptions::default();
+        daemon::run(dir, options).map_err(|error| not_run(&error, with_options))
+    }
+}
+
+/// Why no node runs now; one that ran already is not in anyone's way.
+fn not_run(error: &RunError, with_options: bool) -> Failure {
+    let failure = Failure::new(of_run(error), error.to_string());
+    match error {
+        RunError::Open(OpenError::Locked { .. }) if with_options => {
+            failure.hint("`pln down` first, for its options to change")
+        }
+        RunError::Open(OpenError::Locked { .. }) => failure.hint("`pln status` shows it"),
+        _ => failure,
     }
 }
 
@@ -105,6 +129,24 @@ mod tests {
             let failure = joined_with(text);
             assert_eq!((failure.code, failure.hint), (Code::Usage, None), "{text:?}: {}", failure.message);
         }
+    }
+
+    #[test]
+    fn a_node_that_runs_is_told_of_and_not_sent_down() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let founded = Machinery.init(temp.path(), BTreeMap::new()).expect("a cluster");
+        let _runs = pollen_daemon::store::StateDir::open(temp.path()).expect("ours");
+        assert_eq!(Machinery.init(temp.path(), BTreeMap::new()), Ok(founded));
+        let up = Machinery.run(temp.path(), UpOptions::default()).expect_err("it runs");
+        assert!(up.message.ends_with("is running"), "{}", up.message);
+        assert_eq!(up.hint.as_deref(), Some("`pln status` shows it"));
+        let options = UpOptions { public: true, ..UpOptions::default() };
+        for options in [Machinery.run(temp.path(), options.clone()), Machinery.remember(temp.path(), options)] {
+            assert!(options.expect_err("it runs").hint.is_some_and(|hint| hint.contains("pln down")));
+        }
+        std::fs::remove_dir_all(temp.path().join("root")).expect("the root's keys are there");
+        let member = Machinery.init(temp.path(), BTreeMap::new()).expect_err("no root");
+        assert!(member.message.contains("already a member"), "{}", member.message);
     }
 
     #[test]

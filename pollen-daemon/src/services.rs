@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use crate::control::handle::{Connect, Disconnect, Listener, Serve, ServiceNumbers, ServiceRef};
 use crate::standing::Standing;
 
+mod bound;
 pub(crate) mod choose;
 mod config;
 mod dial;
@@ -100,6 +101,10 @@ pub struct ServiceCarried {
 pub enum ConnectError {
     #[error(transparent)]
     Resolve(#[from] ResolveError),
+    #[error("local port {port} is this node's listener for {service} already")]
+    OursAlready { port: u16, service: Target },
+    #[error("local port {port} is taken by another program of this machine")]
+    Taken { port: u16 },
     #[error("cannot listen on local port {port}: {error}")]
     Bind { port: u16, error: std::io::Error },
     #[error("this node has {IMPORTS_MAX} listeners already")]
@@ -113,11 +118,17 @@ impl From<ConnectError> for Refusal {
         let message = error.to_string();
         let (kind, hint) = match error {
             ConnectError::Resolve(error) => return error.into(),
-            ConnectError::Bind { .. } => (RefusalKind::Failed, Some("name another local port as the last argument")),
-            ConnectError::TooMany => (RefusalKind::Failed, Some("close one with `pln disconnect`")),
-            ConnectError::NotStarted => (RefusalKind::Unreachable, Some("try again in a moment")),
+            ConnectError::OursAlready { port, .. } => (
+                RefusalKind::Failed,
+                format!("name another local port as the last argument, or close that one: `pln disconnect {port}`"),
+            ),
+            ConnectError::Taken { .. } | ConnectError::Bind { .. } => {
+                (RefusalKind::Failed, "name another local port as the last argument".into())
+            }
+            ConnectError::TooMany => (RefusalKind::Failed, "close one with `pln disconnect`".into()),
+            ConnectError::NotStarted => (RefusalKind::Unreachable, "try again in a moment".into()),
         };
-        Self { kind, message, hint: hint.map(str::to_owned) }
+        Self { kind, message, hint: Some(hint) }
     }
 }
 
@@ -206,6 +217,20 @@ impl Services {
         Ok(())
     }
 
+    /// What a publisher should know of what it serves: that its server is not there, or not yet.
+    #[must_use]
+    pub fn unheard(&self, protocol: Protocol, port: u16) -> Option<String> {
+        let word = match protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        };
+        (!bound::is_served_here(protocol, port)).then(|| {
+            format!(
+                "nothing listens on {word} port {port} of this machine yet: callers are refused until something does"
+            )
+        })
+    }
+
     /// What is served as `service`: one name, or everything on a port.
     #[must_use]
     pub fn served(&self, service: &ServiceRef) -> Vec<Export> {
@@ -263,7 +288,8 @@ impl Services {
             return Err(ConnectError::TooMany);
         }
         let port = request.local_port.unwrap_or(found.port);
-        let sockets = Sockets::bind(found.protocol, port).map_err(|error| ConnectError::Bind { port, error })?;
+        let sockets =
+            Sockets::bind(found.protocol, port).map_err(|error| self.not_bound(found.protocol, port, error))?;
         let import = Import {
             target: found.target,
             provider: found.provider,
@@ -271,6 +297,18 @@ impl Services {
             local_port: sockets.port(),
         };
         Ok(self.listen(runtime, import, Some(sockets)))
+    }
+
+    fn not_bound(&self, protocol: Protocol, port: u16, error: std::io::Error) -> ConnectError {
+        if error.kind() != std::io::ErrorKind::AddrInUse {
+            return ConnectError::Bind { port, error };
+        }
+        let imports = self.0.imports();
+        let ours = imports.iter().find(|i| i.import.protocol == protocol && i.import.local_port == port);
+        match ours {
+            Some(ours) => ConnectError::OursAlready { port, service: ours.import.target.clone() },
+            None => ConnectError::Taken { port },
+        }
     }
 
     fn listen(&self, runtime: &Handle, import: Import, sockets: Option<Sockets>) -> Listener {

@@ -147,6 +147,10 @@ impl Join {
         if self.no_up {
             return Ok(());
         }
+        if matches!(StateDir::open(dir), Err(OpenError::Locked { .. })) {
+            output.note("It runs already.");
+            return Ok(());
+        }
         if daemon::governs(dir) {
             // Starting a service is root's to do, not its user's.
             drop(acting);
@@ -251,7 +255,11 @@ pub(super) struct Purge {
 impl Purge {
     pub(super) fn run(self, dir: &Path, output: &mut Output<'_, '_>) -> Result<(), Failure> {
         let _acting = act_for(dir)?;
-        let held = StateDir::open(dir).map_err(not_opened)?;
+        let held = StateDir::open(dir).map_err(|error| {
+            let runs = matches!(error, OpenError::Locked { .. });
+            let failure = not_opened(error);
+            if runs { failure.hint("stop it first: `pln down`") } else { failure }
+        })?;
         if !self.yes && !confirmed(dir, self.include_keys)? {
             return Err(Failure::new(Code::Failed, "nothing was deleted"));
         }

@@ -34,13 +34,28 @@ impl Terminal<'static> {
 
 impl Terminal<'_> {
     /// Shows what the parser has to say: help on standard output, errors on standard error.
-    pub(super) fn usage(&mut self, error: &clap::Error) -> u8 {
+    pub(super) fn usage(&mut self, error: &clap::Error, json: bool) -> u8 {
+        if json && error.use_stderr() {
+            let failure = usage_failure(&error.render().to_string());
+            Output::new(self, true).failure(&failure);
+            return failure.code.exit();
+        }
         let shown = if self.colour { error.render().ansi().to_string() } else { error.render().to_string() };
         let to = if error.use_stderr() { &mut self.err } else { &mut self.out };
         // Nothing is left to tell anyone when even this cannot be written.
         let _ = to.write_all(shown.as_bytes());
         u8::try_from(error.exit_code()).unwrap_or(Code::Usage.exit())
     }
+}
+
+/// What the parser says in paragraphs, as a failure: the first is what is wrong, the others what to do.
+fn usage_failure(text: &str) -> Failure {
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.next().unwrap_or_default();
+    let rest: Vec<&str> = lines.collect();
+    let wrong = first.strip_prefix("error: ").unwrap_or(first);
+    let failure = Failure::new(Code::Usage, wrong);
+    if rest.is_empty() { failure } else { failure.hint(rest.join("; ")) }
 }
 
 /// How one command answers.

@@ -18,7 +18,7 @@ fn page() -> String {
 
 /// The commands of `parent`, and theirs.
 fn describe(parent: &mut clap::Command, path: &str, page: &mut String) {
-    for command in parent.get_subcommands_mut() {
+    for command in parent.get_subcommands_mut().filter(|command| command.get_name() != "help") {
         let path = format!("{path} {}", command.get_name());
         let help = command.render_long_help().to_string();
         let help: Vec<&str> = help.lines().map(str::trim_end).collect();
@@ -32,7 +32,8 @@ const HEAD: &str = "# Command line
 
 Every command takes `--json` and `--dir PATH` (or `PLN_DIR`). Answers go to standard output; failures to standard error, in
 one or two lines: what failed and why, then what to do next. With `--json` an answer is one document, or one object a line
-where it is a stream, and a failure is an object of `code`, `message` and `hint`.
+where it is a stream, and a failure, bad usage too, is an object of `code`, `message` and `hint`. `pln help COMMAND` and
+`pln COMMAND --help` show what follows here.
 
 | exit code | `code` | |
 | --- | --- | --- |

@@ -5,8 +5,11 @@ use hyper::Method;
 use super::output::Output;
 use crate::control::api::{ConnectBody, Connection, Done, ProtocolName, ServeBody, Served};
 use crate::control::client::{Client, segment};
-use crate::control::failure::{Code, Failure};
+use crate::control::failure::Failure;
 use crate::status::table::protocol;
+use spelling::{Form, Service};
+
+mod spelling;
 
 /// Publish a port of this machine to the mesh
 ///
@@ -15,8 +18,7 @@ use crate::status::table::protocol;
 #[derive(Debug, clap::Args)]
 pub(super) struct Serve {
     /// The port that the service has on this machine
-    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
-    port: u16,
+    port: String,
     /// What the mesh shall call it: letters, digits and - _ .
     name: Option<String>,
     /// Datagrams instead of streams
@@ -30,13 +32,16 @@ pub(super) struct Serve {
 impl Serve {
     pub(super) async fn run(self, client: &Client, output: &mut Output<'_, '_>) -> Result<(), Failure> {
         let Self { port, name, udp, shared } = self;
+        let Form::Port(port) = spelling::form(&port, name.as_deref())?;
         let body = ServeBody { port, name, protocol: if udp { ProtocolName::Udp } else { ProtocolName::Tcp }, shared };
         let served: Served = client.exchange(Method::POST, "/v1/services", Some(&body)).await?;
         output.answer(&served, || {
             let named = served.name.as_ref().map_or_else(String::new, |name| format!(" as {name}"));
             let shared = if served.shared { ", shared" } else { "" };
             format!("serving {} port {}{named}{shared}", protocol(served.protocol), served.port)
-        })
+        })?;
+        served.warnings.iter().for_each(|warning| output.note(&format!("warning: {warning}")));
+        Ok(())
     }
 }
 
@@ -50,7 +55,7 @@ pub(super) struct Unserve {
 
 impl Unserve {
     pub(super) async fn run(self, client: &Client, output: &mut Output<'_, '_>) -> Result<(), Failure> {
-        let path = format!("/v1/services/{}", segment(&one(&self.service)?));
+        let path = format!("/v1/services/{}", segment(&Service::spelt(&self.service)?.0));
         let done: Done = client.exchange(Method::DELETE, &path, None::<&()>).await?;
         output.answer(&done, || format!("no longer serving {}", self.service))
     }
@@ -73,18 +78,22 @@ pub(super) struct Connect {
 
 impl Connect {
     pub(super) async fn run(self, client: &Client, output: &mut Output<'_, '_>) -> Result<(), Failure> {
-        let body = self.body();
+        let body = self.body()?;
         let connection: Connection = client.exchange(Method::POST, "/v1/connections", Some(&body)).await?;
         output.answer(&connection, || format!("{} is at {}", connection.service, addresses(&connection)))
     }
 
-    fn body(self) -> ConnectBody {
+    fn body(self) -> Result<ConnectBody, Failure> {
         let Self { service, provider, local_port } = self;
+        let service = Service::spelt(&service)?.0;
+        if let Some(text) = &provider {
+            spelling::provider(text, &service)?;
+        }
         let lone = provider.as_deref().and_then(|s| s.parse::<u16>().ok()).filter(|port| *port > 0);
-        match (lone, local_port) {
+        Ok(match (lone, local_port) {
             (Some(port), None) => ConnectBody { service, provider: None, local_port: Some(port) },
             (_, local_port) => ConnectBody { service, provider, local_port },
-        }
+        })
     }
 }
 
@@ -101,21 +110,13 @@ pub(super) struct Disconnect {
 impl Disconnect {
     pub(super) async fn run(self, client: &Client, output: &mut Output<'_, '_>) -> Result<(), Failure> {
         let query = self.provider.as_ref().map(|p| format!("?provider={}", segment(p))).unwrap_or_default();
-        let path = format!("/v1/connections/{}{query}", segment(&one(&self.service)?));
+        let path = format!("/v1/connections/{}{query}", segment(&Service::spelt(&self.service)?.0));
         let closed: Vec<Connection> = client.exchange(Method::DELETE, &path, None::<&()>).await?;
         output.answer(&closed, || {
             let lines = closed.iter().map(|one| format!("{} is no longer at {}", one.service, addresses(one)));
             lines.collect::<Vec<String>>().join("\n")
         })
     }
-}
-
-/// A service as one segment of a path: never empty, never several.
-fn one(service: &str) -> Result<String, Failure> {
-    if service.is_empty() || service.contains('/') {
-        return Err(Failure::new(Code::Usage, format!("`{service}` is neither a name nor a port")));
-    }
-    Ok(service.into())
 }
 
 fn addresses(connection: &Connection) -> String {

@@ -94,6 +94,9 @@ pub struct Served {
     pub name: Option<String>,
     pub protocol: ProtocolName,
     pub shared: bool,
+    /// What its publisher should know, a sentence each: that nothing listens on the port yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// `POST /v1/connections`: open a local listener.

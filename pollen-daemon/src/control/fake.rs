@@ -101,13 +101,15 @@ impl Daemon for Fake {
     }
 
     /// A port above 60000 stands for what a leaf may not publish.
-    fn serve(&self, request: Serve) -> Answer<'_, ()> {
+    fn serve(&self, request: Serve) -> Answer<'_, Vec<String>> {
         Box::pin(async move {
             if request.port > 60_000 {
                 return Err(refusal(RefusalKind::Denied, "publishing takes a publisher and this node is a leaf"));
             }
+            // Nobody listens on one below 100.
+            let warning = (request.port < 100).then(|| "nothing listens there".to_owned());
             self.asked().served.push(request);
-            Ok(())
+            Ok(warning.into_iter().collect())
         })
     }
 

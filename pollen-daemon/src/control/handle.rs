@@ -51,8 +51,9 @@ pub trait Daemon: Send + Sync + 'static {
     /// The rules that decided what the view says of `subject`, a sentence each.
     fn why(&self, subject: Subject) -> Answer<'_, Vec<String>>;
 
-    /// Publishes a local port. Idempotent; kept across restarts once answered.
-    fn serve(&self, request: Serve) -> Answer<'_, ()>;
+    /// Publishes a local port. Idempotent; kept across restarts once answered. Answers with what its publisher should
+    /// know of it, a sentence each.
+    fn serve(&self, request: Serve) -> Answer<'_, Vec<String>>;
     /// Stops publishing; `NotFound` if this node does not.
     fn unserve(&self, request: ServiceRef) -> Answer<'_, ()>;
     /// Opens a local listener to a service of the mesh. Idempotent; kept across restarts once answered.

@@ -11,6 +11,7 @@ use pollen_common::views::{Name, NodeInfo, View};
 
 use crate::control::failure::{Code, Failure};
 use crate::control::handle::{Listener, SeedRef, Subject};
+use crate::nearest::or_meant;
 
 /// How many candidates an ambiguous name is answered with: a screenful, whatever the cluster's size.
 const CANDIDATES_MAX: usize = 10;
@@ -43,7 +44,7 @@ pub fn target(view: &View, target: &str) -> Result<Vec<Subject>, Failure> {
         };
         (subject, shown)
     });
-    one_of("node, service or seed", target, found.collect()).map(|subject| vec![subject])
+    one_of("node, service or seed", target, found.collect(), &names(view)).map(|subject| vec![subject])
 }
 
 fn named(view: &View, target: &str, may_be: impl Fn(&str) -> bool) -> Vec<Subject> {
@@ -93,7 +94,13 @@ pub fn seed(view: &View, target: &str) -> Result<SeedRef, Failure> {
         return Ok(SeedRef::Name(name));
     }
     let found = modules(view, bare).into_iter().map(|module| (SeedRef::Module(module), module.to_string()));
-    one_of("seed", target, found.collect())
+    one_of("seed", target, found.collect(), &view.seeds.keys().map(Name::as_str).collect::<Vec<_>>())
+}
+
+/// All that anything is called.
+fn names(view: &View) -> Vec<&str> {
+    let nodes = view.nodes.values().filter_map(|node| node.name.as_ref());
+    nodes.chain(view.services.keys()).chain(view.seeds.keys()).map(Name::as_str).collect()
 }
 
 /// The name of the one seed that `target` means.
@@ -105,7 +112,7 @@ pub fn seed_name(view: &View, target: &str) -> Result<Name, Failure> {
         SeedRef::Name(name) => Ok(name),
         SeedRef::Module(module) => {
             let names = seeds_of(view, &[module].into());
-            one_of("seed", target, names.into_iter().map(|name| (name.clone(), format!("seed/{name}"))).collect())
+            one_of("seed", target, names.into_iter().map(|name| (name.clone(), format!("seed/{name}"))).collect(), &[])
         }
     }
 }
@@ -125,12 +132,21 @@ fn seeds_of(view: &View, modules: &BTreeSet<Digest>) -> BTreeSet<Name> {
     view.seeds.values().filter(of).map(|seed| seed.name.clone()).collect()
 }
 
-fn one_of<T>(kind: &str, target: &str, mut found: Vec<(T, String)>) -> Result<T, Failure> {
+/// The one that was found; `names` are those that may have been meant if none was.
+fn one_of<T>(kind: &str, target: &str, mut found: Vec<(T, String)>, names: &[&str]) -> Result<T, Failure> {
     match found.len() {
-        0 => Err(Failure::new(Code::NotFound, format!("there is no {kind} `{target}`")).hint(match kind {
-            "seed" => "see `pln status seeds` for what there is",
-            _ => "see `pln status --include-offline` for what there is",
-        })),
+        0 => {
+            let bare = target.split_once('/').map_or(target, |(_, bare)| bare);
+            let all = match kind {
+                "seed" => "see `pln status seeds` for what there is",
+                _ => "see `pln status --include-offline` for what there is",
+            };
+            Err(Failure::new(Code::NotFound, format!("there is no {kind} `{target}`")).hint(or_meant(
+                bare,
+                names.iter().copied(),
+                all,
+            )))
+        }
         1 => Ok(found.remove(0).0),
         count => {
             let mut shown: Vec<String> = found.into_iter().take(CANDIDATES_MAX).map(|(_, show)| show).collect();
@@ -227,6 +243,8 @@ mod tests {
     #[test]
     fn what_is_not_there_is_not_found() {
         let view = sample::view();
+        assert!(target(&view, "brelin").unwrap_err().hint.expect("a way out").starts_with("did you mean `berlin`?"));
+        assert!(seed(&view, "helo").unwrap_err().hint.expect("a way out").starts_with("did you mean `hello`?"));
         for absent in ["paris", "ffffffff", "", "node/api", "service/berlin", "zz/api"] {
             assert_eq!(target(&view, absent).map_err(|f| f.code), Err(Code::NotFound), "{absent}");
         }

@@ -181,8 +181,8 @@ async fn serve(State(api): Shared, JsonBody(body): JsonBody<ServeBody>) -> Answe
     let name = body.name.map(|name| parse_name(&name)).transpose()?;
     let shown = name.as_ref().map(ToString::to_string);
     let request = Serve { port: body.port, name, protocol: body.protocol.into(), shared: body.shared };
-    within(api.daemon.serve(request)).await?;
-    Ok(Json(Served { port: body.port, name: shown, protocol: body.protocol, shared: body.shared }))
+    let warnings = within(api.daemon.serve(request)).await?;
+    Ok(Json(Served { port: body.port, name: shown, protocol: body.protocol, shared: body.shared, warnings }))
 }
 
 async fn unserve(State(api): Shared, Segment(service): Segment) -> Answered<Done> {

@@ -28,6 +28,7 @@ use crate::driver::{DriverHandle, clock};
 use crate::enroll::way_back::WayBack;
 use crate::events::{EVENTS_KEPT_MAX, Events};
 use crate::logs::Logs;
+use crate::nearest::or_meant;
 use crate::services::{Export, ExportConfig, Services, ServicesConfig};
 use crate::status::Troubles;
 use crate::store::Change;
@@ -200,7 +201,7 @@ impl Running {
     }
 
     /// Claims first, because the core may refuse. What a crash then leaves claimed is served after it: see [`adopt`].
-    async fn start_serving(&self, request: Serve) -> Result<(), Refusal> {
+    async fn start_serving(&self, request: Serve) -> Result<Vec<String>, Refusal> {
         let _changing = self.changing_services.lock().await;
         let Serve { port, name, protocol, shared } = request.clone();
         self.parts.driver.command(Command::Serve { name: name.clone(), protocol, port, shared }).await?;
@@ -208,7 +209,8 @@ impl Running {
             self.parts.driver.command(Command::Unserve { name, protocol, port }).await?;
             return Err(too_many.into());
         }
-        Ok(self.save_services().await?)
+        self.save_services().await?;
+        Ok(self.parts.services.unheard(protocol, port).into_iter().collect())
     }
 
     /// The reverse, so that whatever is configured is claimed too: what a crash then leaves claimed is still served.
@@ -241,7 +243,11 @@ impl Running {
         Err(Refusal {
             kind: RefusalKind::NotFound,
             message: format!("this node does not serve {service}"),
-            hint: Some("`pln status services` lists what it serves".into()),
+            hint: Some(or_meant(
+                &service.to_string(),
+                self.parts.services.exports().iter().filter_map(|export| export.name.as_ref()).map(Name::as_str),
+                "see `pln status services` for what it serves",
+            )),
         })
     }
 
@@ -259,7 +265,18 @@ impl Running {
             return Err(Refusal {
                 kind: RefusalKind::NotFound,
                 message: format!("this node has no listener to {}", request.service),
-                hint: Some("`pln status services` lists its listeners".into()),
+                hint: Some(or_meant(
+                    &request.service.to_string(),
+                    self.parts
+                        .services
+                        .listeners()
+                        .iter()
+                        .map(|l| l.service.to_string())
+                        .collect::<Vec<_>>()
+                        .iter()
+                        .map(String::as_str),
+                    "see `pln status services` for its listeners",
+                )),
             });
         }
         self.save_services().await?;
@@ -427,7 +444,7 @@ impl Daemon for Running {
         .boxed()
     }
 
-    fn serve(&self, request: Serve) -> Answer<'_, ()> {
+    fn serve(&self, request: Serve) -> Answer<'_, Vec<String>> {
         let node = self.clone();
         carried_through(async move { node.start_serving(request).await })
     }

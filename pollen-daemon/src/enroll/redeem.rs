@@ -18,7 +18,7 @@ use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{EnrollError, is_member, member_key, note_cluster, open_node};
+use super::{EnrollError, is_member, member_key, note_cluster, open_node, running_member};
 use crate::driver::clock::unix_now;
 use crate::keys::{self, KeyError};
 use crate::store::{self, Change, OpenError, Store, StoreError};
@@ -98,7 +98,12 @@ impl JoinError {
 /// [`JoinError`]
 pub fn join(dir: &Path, token: &str, options: JoinOptions) -> Result<Joined, JoinError> {
     let token = decode(token)?;
-    let store = store::open_or_set_aside(dir)?;
+    let store = match store::open_or_set_aside(dir) {
+        Err(OpenError::Locked { path }) => {
+            return joined_already(dir, &token)?.ok_or(JoinError::Open(OpenError::Locked { path }));
+        }
+        opened => opened?,
+    };
     let secret = if is_member(&store)? { member_key(&store)? } else { keys::load_or_make_node(store.dir())? };
     let joining = Joining::new(&token, &secret, Arc::new(Strict), unix_now())?;
     let theirs = joining.cluster();
@@ -128,6 +133,16 @@ pub fn join(dir: &Path, token: &str, options: JoinOptions) -> Result<Joined, Joi
     keep(&store, joined.records)?;
     note_cluster(store.dir(), &open_node(&store, &secret)?).map_err(system("writing the cluster file"))?;
     Ok(Joined { cluster: joined.cluster, node: secret.public(), by: Some(by) })
+}
+
+/// What a directory whose node runs says to a token: joining again changes nothing there either.
+fn joined_already(dir: &Path, token: &[u8]) -> Result<Option<Joined>, JoinError> {
+    let (Some((mine, node)), Some(secret)) = (running_member(dir)?, keys::load_node(dir)?) else { return Ok(None) };
+    let theirs = Joining::new(token, &secret, Arc::new(Strict), unix_now())?.cluster();
+    if mine != theirs {
+        return Err(JoinError::OtherCluster { mine, theirs });
+    }
+    Ok(Some(Joined { cluster: mine, node, by: None }))
 }
 
 fn keep(store: &Store, records: Vec<pollen_common::node::Write>) -> Result<(), StoreError> {

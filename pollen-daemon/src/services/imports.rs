@@ -226,6 +226,7 @@ impl Imported {
                 let before = opened.failed.iter().map(|failed| format!("; before it, {failed}")).collect::<String>();
                 format!("connection went to {}: {}{before}", opened.provider.short(), opened.reason)
             }
+            Err(error) if self.import.protocol == Protocol::Udp => format!("datagrams dropped: {error}"),
             Err(error) => format!("connection reset: {error}"),
         });
     }

@@ -6,6 +6,7 @@ use pollen_common::views::{Name, Protocol, View};
 use pollen_common::wire::streams::service::Target;
 
 use crate::control::handle::ServiceRef;
+use crate::nearest::nearest;
 
 /// What a `connect` asks for, found in a view.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,12 +21,21 @@ pub(super) struct Resolved {
 /// Why a service or provider was not found.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
-    #[error("no node is called {0} or has a key that starts so")]
-    NoNode(String),
+    #[error("no node is called {text} or has a key that starts so")]
+    NoNode { text: String, near: Option<Name> },
+    /// The words of a `connect` in another order.
+    #[error("{name} is a service, not a node")]
+    ServiceForNode { name: Name, port: u16 },
     #[error("{text} may mean {}", .matches.join(", "))]
     Ambiguous { text: String, matches: Vec<String> },
-    #[error("no service is called {0}")]
-    NoService(Name),
+    #[error("no service is called {name}")]
+    NoService { name: Name, near: Option<Name> },
+    #[error("{0} is a node, not a service")]
+    NodeForService(Name),
+    #[error("{0} is a seed, which has no port")]
+    SeedForService(Name),
+    #[error("nobody provides {0} at present")]
+    Nobody(Name),
     #[error("{provider} serves nothing on port {port}")]
     NothingOnPort { provider: String, port: u16 },
     #[error("{provider} does not provide {service}")]
@@ -36,15 +46,32 @@ pub enum ResolveError {
 
 impl From<ResolveError> for Refusal {
     fn from(error: ResolveError) -> Self {
-        let (kind, hint) = match &error {
-            ResolveError::NoNode(_) => (RefusalKind::NotFound, Some("see `pln status nodes`")),
-            ResolveError::Ambiguous { .. } => (RefusalKind::Ambiguous, Some("give more of the key")),
-            ResolveError::NoService(_) | ResolveError::NothingOnPort { .. } | ResolveError::NotProvided { .. } => {
-                (RefusalKind::NotFound, Some("see `pln status services`"))
-            }
-            ResolveError::PortWithoutProvider(_) => (RefusalKind::Usage, Some("name its provider too")),
+        let meant = |near: &Option<Name>| {
+            near.as_ref().map_or_else(String::new, |near| format!("did you mean `{near}`? else "))
         };
-        Self { kind, message: error.to_string(), hint: hint.map(str::to_owned) }
+        let (kind, hint) = match &error {
+            ResolveError::NoNode { near, .. } => {
+                (RefusalKind::NotFound, format!("{}see `pln status nodes --include-offline`", meant(near)))
+            }
+            ResolveError::ServiceForNode { name, port } => (RefusalKind::Usage, format!("`pln connect {name} {port}`")),
+            ResolveError::Ambiguous { .. } => (RefusalKind::Ambiguous, "give more of the key".into()),
+            ResolveError::NoService { near, .. } => {
+                (RefusalKind::NotFound, format!("{}see `pln status services`", meant(near)))
+            }
+            ResolveError::NodeForService(name) => {
+                (RefusalKind::NotFound, format!("a port that it serves: `pln connect PORT {name}`"))
+            }
+            ResolveError::SeedForService(name) => {
+                (RefusalKind::NotFound, format!("`pln call {name} FUNCTION` calls it"))
+            }
+            ResolveError::NothingOnPort { .. } | ResolveError::NotProvided { .. } | ResolveError::Nobody(_) => {
+                (RefusalKind::NotFound, "see `pln status services`".into())
+            }
+            ResolveError::PortWithoutProvider(port) => {
+                (RefusalKind::Usage, format!("name its provider too: `pln connect {port} PROVIDER`"))
+            }
+        };
+        Self { kind, message: error.to_string(), hint: Some(hint) }
     }
 }
 
@@ -66,7 +93,10 @@ pub fn node(view: &View, text: &str) -> Result<NodeKey, ResolveError> {
         named
     };
     match found.as_slice() {
-        [] => Err(ResolveError::NoNode(text.to_owned())),
+        [] => {
+            let names = view.nodes.values().filter_map(|node| node.name.as_ref());
+            Err(ResolveError::NoNode { text: text.to_owned(), near: near(&wanted, names) })
+        }
         [one] => Ok(*one),
         several => {
             /// Enough to tell them apart by; a cluster may hold thousands.
@@ -79,14 +109,20 @@ pub fn node(view: &View, text: &str) -> Result<NodeKey, ResolveError> {
 
 /// A service by its name, or by its provider and port.
 pub(super) fn service(view: &View, service: &ServiceRef, provider: Option<&str>) -> Result<Resolved, ResolveError> {
-    let pinned = provider.map(|text| node(view, text)).transpose()?;
+    let pinned = provider.map(|text| node(view, text)).transpose().map_err(|error| match (error, service) {
+        (ResolveError::NoNode { text, near }, ServiceRef::Port(port)) => match text.parse() {
+            Ok(name) if view.services.contains_key(&name) => ResolveError::ServiceForNode { name, port: *port },
+            _ => ResolveError::NoNode { text, near },
+        },
+        (error, _) => error,
+    })?;
     match service {
         ServiceRef::Name(name) => {
-            let info = view.services.get(name).ok_or_else(|| ResolveError::NoService(name.clone()))?;
+            let info = view.services.get(name).ok_or_else(|| unknown(view, name))?;
             let mut providers = info.providers.iter().filter(|p| pinned.is_none_or(|pinned| p.node == pinned));
             let first = providers.next().ok_or_else(|| match provider {
                 Some(provider) => ResolveError::NotProvided { provider: provider.to_owned(), service: name.clone() },
-                None => ResolveError::NoService(name.clone()),
+                None => ResolveError::Nobody(name.clone()),
             })?;
             Ok(Resolved {
                 target: Target::Name(name.clone()),
@@ -106,6 +142,20 @@ pub(super) fn service(view: &View, service: &ServiceRef, provider: Option<&str>)
             Ok(Resolved { target: Target::Port(*port), provider: Some(pinned), protocol, port: *port })
         }
     }
+}
+
+fn near<'a>(wanted: &str, names: impl Iterator<Item = &'a Name>) -> Option<Name> {
+    nearest(wanted, names.map(Name::as_str)).and_then(|name| name.parse().ok())
+}
+
+fn unknown(view: &View, name: &Name) -> ResolveError {
+    if view.seeds.contains_key(name) {
+        return ResolveError::SeedForService(name.clone());
+    }
+    if view.nodes.values().any(|node| node.name.as_ref() == Some(name)) {
+        return ResolveError::NodeForService(name.clone());
+    }
+    ResolveError::NoService { name: name.clone(), near: near(name.as_str(), view.services.keys()) }
 }
 
 /// Whether `node` serves a port, under any name or none.
@@ -131,8 +181,10 @@ mod tests {
         assert_eq!(node(&view, "ab"), Ok(b), "a name wins over a prefix");
         assert_eq!(node(&view, "aba"), Ok(a));
         assert!(matches!(node(&view, "a"), Err(ResolveError::Ambiguous { .. })));
-        assert!(matches!(node(&view, "x"), Err(ResolveError::NoNode(_))));
-        assert!(matches!(node(&view, ""), Err(ResolveError::NoNode(_))));
+        assert!(matches!(node(&view, "x"), Err(ResolveError::NoNode { near: None, .. })));
+        assert!(matches!(node(&view, ""), Err(ResolveError::NoNode { .. })));
+        let meant = Some(name("alpha"));
+        assert_eq!(node(&view, "aplha"), Err(ResolveError::NoNode { text: "aplha".into(), near: meant }));
     }
 
     #[test]
@@ -153,5 +205,19 @@ mod tests {
         assert_eq!(refused(&ServiceRef::Name(name("api")), Some("a")), RefusalKind::NotFound);
         assert_eq!(refused(&ServiceRef::Port(54), Some("b")), RefusalKind::NotFound);
         assert_eq!(refused(&ServiceRef::Port(53), None), RefusalKind::Usage);
+    }
+
+    #[test]
+    fn words_that_name_something_else_are_told_what_to_type() {
+        let b = NodeKey([2; 32]);
+        let view = ViewBuilder::new(b).node(b, Some("berlin")).service("api", Protocol::Tcp, &[(b, 8080)]).build();
+        let hint = |r: &str, p| {
+            let refused = service(&view, &r.parse().expect("a service"), p).expect_err("refused");
+            Refusal::from(refused).hint.expect("what to do")
+        };
+        assert_eq!(hint("8080", Some("api")), "`pln connect api 8080`");
+        assert_eq!(hint("berlin", None), "a port that it serves: `pln connect PORT berlin`");
+        assert_eq!(hint("apj", None), "did you mean `api`? else see `pln status services`");
+        assert_eq!(hint("mail", None), "see `pln status services`");
     }
 }

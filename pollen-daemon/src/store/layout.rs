@@ -33,7 +33,7 @@ pub enum OpenError {
     Foreign { path: PathBuf, found: String },
     #[error("{} was written by a newer pln (layout {found}, this one reads {FORMAT_VERSION}): upgrade pln", path.display())]
     Newer { path: PathBuf, found: u32 },
-    #[error("{} is in use by another pln: stop it with `pln down` first", path.display())]
+    #[error("the node in {} is running", path.display())]
     Locked { path: PathBuf },
     #[error("{} may be written by anyone (mode {mode:o}): make it yours alone with `chmod go-w`", path.display())]
     Unsafe { path: PathBuf, mode: u32 },
