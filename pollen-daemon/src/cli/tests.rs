@@ -188,6 +188,47 @@ fn help_and_version_need_nothing() {
 }
 
 #[test]
+fn bad_usage_under_json_is_the_promised_object() {
+    for args in [
+        &["--json", "frobnicate"][..],
+        &["serve", "--json"],
+        &["status", "blobs", "--json"],
+        &["serve", "web", "80", "--json"],
+    ] {
+        let answer = pln(args);
+        assert_eq!((answer.code, answer.out.as_str()), (2, ""), "{args:?}");
+        let failure: Failure = serde_json::from_str(&answer.err).unwrap_or_else(|e| panic!("{e}: {}", answer.err));
+        assert_eq!(failure.code, Code::Usage, "{args:?}");
+        assert!(!failure.message.starts_with("error") && !failure.message.contains('\n'), "{}", failure.message);
+        assert!(failure.hint.is_some(), "{args:?}");
+    }
+    assert!(pln(&["call", "s", "f", "--nope", "--", "--json"]).err.starts_with("error"), "data is no option");
+    let help = pln(&["serve", "--help", "--json"]);
+    assert_eq!((help.code, help.err.as_str()), (0, ""), "help is no failure");
+}
+
+#[test]
+fn help_is_a_command_too() {
+    for args in [&["help"][..], &["help", "serve"], &["help", "daemon", "install"]] {
+        let answer = pln(args);
+        assert_eq!((answer.code, answer.err.as_str()), (0, ""), "{args:?}");
+        assert!(answer.out.contains("Usage: pln"), "{args:?}: {}", answer.out);
+    }
+    assert!(pln(&["help", "serve"]).out.contains("Publish a port"));
+}
+
+#[test]
+fn joining_where_the_node_runs_starts_no_second_one() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let offline = Remembers::default();
+    assert_eq!(pln_with(&offline, dir.path(), &["id"]).code, 0);
+    let _runs = crate::store::StateDir::open(dir.path()).expect("it is ours");
+    let join = pln_with(&offline, dir.path(), &["join", "token"]);
+    assert_eq!((join.code, join.err.as_str()), (0, "It runs already.\n"));
+    assert!(offline.ran.lock().expect("not poisoned").is_empty());
+}
+
+#[test]
 fn init_and_join_print_whom_they_made() {
     let dir = tempfile::tempdir().expect("a directory");
     let offline = Remembers::default();
@@ -280,7 +321,9 @@ fn looking_names_targets_and_says_what_is_not_there() {
 fn services_are_published_and_reached() {
     let daemon = Daemon::start();
     assert_eq!(daemon.pln(&["serve", "8080", "api", "--shared"]).out, "serving tcp port 8080 as api, shared\n");
-    assert_eq!(daemon.pln(&["serve", "53", "--udp"]).out, "serving udp port 53\n");
+    let quiet = daemon.pln(&["serve", "53", "--udp"]);
+    assert_eq!((quiet.out.as_str(), quiet.err.as_str()), ("serving udp port 53\n", "warning: nothing listens there\n"));
+    assert_eq!(daemon.pln(&["serve", "53", "--json"]).json()["warnings"][0], "nothing listens there");
     let denied = daemon.pln(&["serve", "60001", "x"]);
     assert_eq!(denied.code, 4);
     assert!(denied.err.contains("this node is a leaf"), "{}", denied.err);
