@@ -5,6 +5,7 @@
 //! no lock is held while it waits.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
@@ -21,8 +22,8 @@ use tokio::sync::watch;
 use crate::control::handle::{Connect, Disconnect, Listener, Serve, ServiceNumbers, ServiceRef};
 use crate::standing::Standing;
 
-mod bound;
 pub(crate) mod choose;
+mod circle;
 mod config;
 mod dial;
 mod exchange;
@@ -68,6 +69,7 @@ struct Shared {
     imports: Mutex<Imports>,
     memory: Mutex<dial::Memory>,
     live: Arc<live::Live>,
+    passed_on: circle::PassedOn,
     inboxes: Arc<session::Inboxes>,
     refusals: tally::Refusals,
     /// What removed exports and imports carried, and still carry until their last stream ends.
@@ -101,6 +103,8 @@ pub struct ServiceCarried {
 pub enum ConnectError {
     #[error(transparent)]
     Resolve(#[from] ResolveError),
+    #[error("port {port} is where this node serves {service} itself: a listener there would be connected to itself")]
+    Itself { port: u16, service: Target },
     #[error("local port {port} is this node's listener for {service} already")]
     OursAlready { port: u16, service: Target },
     #[error("local port {port} is taken by another program of this machine")]
@@ -118,6 +122,10 @@ impl From<ConnectError> for Refusal {
         let message = error.to_string();
         let (kind, hint) = match error {
             ConnectError::Resolve(error) => return error.into(),
+            ConnectError::Itself { port, .. } => (
+                RefusalKind::Failed,
+                format!("it is at 127.0.0.1:{port} already; or name another local port as the last argument"),
+            ),
             ConnectError::OursAlready { port, .. } => (
                 RefusalKind::Failed,
                 format!("name another local port as the last argument, or close that one: `pln disconnect {port}`"),
@@ -159,6 +167,7 @@ impl Services {
             imports: Mutex::default(),
             memory: Mutex::default(),
             live: live::Live::new(),
+            passed_on: circle::PassedOn::default(),
             inboxes: Arc::default(),
             refusals: tally::Refusals::default(),
             retired: Mutex::default(),
@@ -224,7 +233,13 @@ impl Services {
             Protocol::Tcp => "tcp",
             Protocol::Udp => "udp",
         };
-        (!bound::is_served_here(protocol, port)).then(|| {
+        if self.0.imports().on_loopback(protocol, port).is_some() {
+            return Some(format!(
+                "{word} port {port} is a listener of this node's own: what it connects to is served on, under this node's name"
+            ));
+        }
+        // Where the kernel does not tell, nothing is said.
+        listening::on_loopback(protocol).is_ok_and(|ports| !ports.contains(&port)).then(|| {
             format!(
                 "nothing listens on {word} port {port} of this machine yet: callers are refused until something does"
             )
@@ -281,22 +296,34 @@ impl Services {
         let runtime = &self.0.mesh.get().ok_or(ConnectError::NotStarted)?.runtime;
         let view = self.0.view.borrow().clone();
         let found = resolve::service(&view, &request.service, request.provider.as_deref())?;
-        if let Some(there) = self.0.imports().find(&found.target, found.provider, request.local_port) {
+        if let Some(there) = self.0.imports().find(&found.target, found.provider, request.bind, request.local_port) {
             return Ok(there.listener());
         }
         if self.0.imports().is_full() {
             return Err(ConnectError::TooMany);
         }
         let port = request.local_port.unwrap_or(found.port);
-        let sockets =
-            Sockets::bind(found.protocol, port).map_err(|error| self.not_bound(found.protocol, port, error))?;
+        if self.is_own(&found, request.bind, port, view.me) {
+            return Err(ConnectError::Itself { port, service: found.target });
+        }
+        let sockets = Sockets::bind(found.protocol, request.bind, port)
+            .map_err(|error| self.not_bound(found.protocol, port, error))?;
         let import = Import {
             target: found.target,
             provider: found.provider,
             protocol: found.protocol,
+            bind: request.bind,
             local_port: sockets.port(),
         };
         Ok(self.listen(runtime, import, Some(sockets)))
+    }
+
+    /// Whether a listener would stand where this node has the very service that it is for.
+    fn is_own(&self, found: &resolve::Resolved, bind: Option<IpAddr>, port: u16, me: NodeKey) -> bool {
+        let exports = self.0.exports();
+        found.provider.is_none_or(|provider| provider == me)
+            && imports::covers_loopback(bind)
+            && exports.find(&found.target, found.protocol).is_some_and(|own| own.export.port == port)
     }
 
     fn not_bound(&self, protocol: Protocol, port: u16, error: std::io::Error) -> ConnectError {

@@ -127,8 +127,11 @@ fn a_stranger_reaches_no_service_and_learns_of_none() {
     // A new one for each question: a stranger that answers no probes is not kept for long.
     let ask = |seed: u8, name: &str| {
         let stranger = Stranger::on(&outside, a, seed);
-        let header =
-            Header { target: Target::Name(name.parse().unwrap()), protocol: pollen_common::views::Protocol::Tcp };
+        let header = Header {
+            target: Target::Name(name.parse().unwrap()),
+            protocol: pollen_common::views::Protocol::Tcp,
+            hops: 0,
+        };
         let opening = header.opening();
         let runtime = stranger.mesh.runtime().clone();
         runtime.block_on(async {

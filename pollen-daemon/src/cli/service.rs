@@ -1,5 +1,7 @@
 //! Commands about services: `serve`, `unserve`, `connect`, `disconnect`.
 
+use std::net::IpAddr;
+
 use hyper::Method;
 
 use super::output::Output;
@@ -74,6 +76,9 @@ pub(super) struct Connect {
     /// Where to listen [default: the service's own port]
     #[arg(value_name = "LOCAL-PORT", value_parser = clap::value_parser!(u16).range(1..))]
     local_port: Option<u16>,
+    /// Listen on this address of the machine, for a container or the LAN: whoever reaches it uses the service as this node
+    #[arg(long, value_name = "ADDRESS")]
+    bind: Option<IpAddr>,
 }
 
 impl Connect {
@@ -84,15 +89,15 @@ impl Connect {
     }
 
     fn body(self) -> Result<ConnectBody, Failure> {
-        let Self { service, provider, local_port } = self;
+        let Self { service, provider, local_port, bind } = self;
         let service = Service::spelt(&service)?.0;
         if let Some(text) = &provider {
             spelling::provider(text, &service)?;
         }
         let lone = provider.as_deref().and_then(|s| s.parse::<u16>().ok()).filter(|port| *port > 0);
         Ok(match (lone, local_port) {
-            (Some(port), None) => ConnectBody { service, provider: None, local_port: Some(port) },
-            (_, local_port) => ConnectBody { service, provider, local_port },
+            (Some(port), None) => ConnectBody { service, provider: None, bind, local_port: Some(port) },
+            (_, local_port) => ConnectBody { service, provider, bind, local_port },
         })
     }
 }

@@ -4,7 +4,7 @@
 //! must not pass for a default.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use pollen_common::roll::Tier;
 use pollen_common::views::Protocol;
@@ -108,6 +108,9 @@ pub struct ConnectBody {
     /// A node name or a prefix of its key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider: Option<String>,
+    /// An address of this machine to listen on; its loopback where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bind: Option<IpAddr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local_port: Option<u16>,
 }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -183,6 +183,8 @@ pub struct Connect {
     pub service: ServiceRef,
     /// A node name or a prefix of its hexadecimal key.
     pub provider: Option<String>,
+    /// Where to listen; on this machine's loopback where absent.
+    pub bind: Option<IpAddr>,
     /// The service's own port where absent.
     pub local_port: Option<u16>,
 }

@@ -196,7 +196,7 @@ async fn connect(State(api): Shared, JsonBody(body): JsonBody<ConnectBody>) -> A
         return Err(Failure::new(Code::Usage, format!("port {service} is a service of some node: which?"))
             .hint(format!("pln connect {service} PROVIDER")));
     }
-    let request = Connect { service, provider: body.provider, local_port: body.local_port };
+    let request = Connect { service, provider: body.provider, bind: body.bind, local_port: body.local_port };
     let listener = within(api.daemon.connect(request)).await?;
     Ok(Json(Connection::from(&listener)))
 }

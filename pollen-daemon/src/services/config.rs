@@ -1,5 +1,7 @@
 //! What the services of a node are, as its durable configuration holds it. Parsed once when it is read.
 
+use std::net::IpAddr;
+
 use pollen_common::identity::NodeKey;
 use pollen_common::views::Protocol;
 use pollen_common::wire::streams::service::Target;
@@ -44,6 +46,9 @@ pub struct ImportConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider: Option<String>,
     pub protocol: ProtocolConfig,
+    /// Where it listens, where that is not this machine's loopback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bind: Option<IpAddr>,
     pub local_port: u16,
 }
 
@@ -102,6 +107,7 @@ impl From<&Import> for ImportConfig {
             service: import.target.to_string(),
             provider: import.provider.map(|key| key.to_string()),
             protocol: import.protocol.into(),
+            bind: import.bind,
             local_port: import.local_port,
         }
     }
@@ -123,7 +129,8 @@ impl TryFrom<&ImportConfig> for Import {
         if config.local_port == 0 {
             return Err(invalid("local_port", "0"));
         }
-        Ok(Self { target, provider, protocol: config.protocol.into(), local_port: config.local_port })
+        let (protocol, bind, local_port) = (config.protocol.into(), config.bind, config.local_port);
+        Ok(Self { target, provider, protocol, bind, local_port })
     }
 }
 
@@ -141,6 +148,7 @@ mod tests {
             target: Target::Port(53),
             provider: Some(NodeKey([7; 32])),
             protocol: Protocol::Udp,
+            bind: Some([10, 0, 0, 1].into()),
             local_port: 5353,
         };
         let export =

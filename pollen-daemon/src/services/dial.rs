@@ -16,6 +16,7 @@ use quinn::{Connection, RecvStream, SendStream};
 use tokio::time::Instant;
 
 use super::choose::{self, Candidate};
+use super::circle::{self, DialError};
 use super::exports::{self, Export};
 use super::imports::Import;
 use super::pump::{self, CODE_RESET};
@@ -62,6 +63,8 @@ enum AttemptError {
     Broken,
     #[error("local server: {0}")]
     Local(std::io::Error),
+    #[error(transparent)]
+    Circle(#[from] DialError),
 }
 
 /// Why no provider took a connection.
@@ -158,14 +161,14 @@ fn candidates(shared: &Shared, view: &View, import: &Import, providers: &BTreeSe
         // One that is about to leave is passed over as if it had left, while there is another.
         online: view.nodes.get(node).is_some_and(|info| info.liveness.is_online() && !info.draining),
         rtt: memory.rtts.get(node).copied(),
-        open: shared.live.with(node),
+        open: shared.live.asking(node, &import.target, import.protocol),
         failed: memory.failure(*node, &import.target),
     };
     providers.iter().map(candidate).collect()
 }
 
-/// Opens a stream to one of the providers.
-pub(super) async fn open(shared: &Shared, import: &Import) -> Result<Opened, NoProvider> {
+/// Opens a stream to one of the providers, for a client that was passed on `hops` times.
+pub(super) async fn open(shared: &Shared, import: &Import, hops: u8) -> Result<Opened, NoProvider> {
     let view = shared.view.borrow().clone();
     let providers = providers(&view, import);
     // Without a lot all are compared as if it always fell the same way: worse balance, nothing else.
@@ -182,9 +185,9 @@ pub(super) async fn open(shared: &Shared, import: &Import) -> Result<Opened, NoP
         let provider = choice.node;
         let attempt = async {
             if provider == view.me {
-                attempt_local(shared, import).await
+                attempt_local(shared, import, hops).await
             } else {
-                attempt(shared, &view, import, provider).await
+                attempt(shared, &view, import, provider, hops).await
             }
         };
         let result = tokio::time::timeout(bound, attempt).await.unwrap_or(Err(AttemptError::Silent));
@@ -212,11 +215,11 @@ pub(super) async fn open(shared: &Shared, import: &Import) -> Result<Opened, NoP
     Err(NoProvider::AllFailed(failed))
 }
 
-async fn attempt_local(shared: &Shared, import: &Import) -> Result<Way, AttemptError> {
+async fn attempt_local(shared: &Shared, import: &Import, hops: u8) -> Result<Way, AttemptError> {
     let exported = super::export_of(shared, &import.target, import.protocol);
     let export = exported.ok_or(AttemptError::Denied(Denial::DeniedOrAbsent))?.export;
     let local = match import.protocol {
-        Protocol::Tcp => Local::Tcp(exports::dial_tcp(export.port).await.map_err(AttemptError::Local)?),
+        Protocol::Tcp => Local::Tcp(circle::dial_tcp(shared, &export, hops).await?),
         Protocol::Udp => Local::Udp(exports::dial_udp(export.port).await.map_err(AttemptError::Local)?),
     };
     Ok(Way::Local(local, export))
@@ -233,26 +236,32 @@ impl Drop for Offer {
     }
 }
 
-async fn attempt(shared: &Shared, view: &View, import: &Import, provider: NodeKey) -> Result<Way, AttemptError> {
+async fn attempt(
+    shared: &Shared,
+    view: &View,
+    import: &Import,
+    provider: NodeKey,
+    hops: u8,
+) -> Result<Way, AttemptError> {
     let addrs = view.nodes.get(&provider).map(|node| node.addrs.clone()).unwrap_or_default();
     let mesh = shared.mesh.get().ok_or_else(|| Unreachable("the mesh is not up yet".into()))?;
     let connection = mesh.reach.connection(provider, addrs.clone()).await?;
-    match offer(&connection, import).await {
+    match offer(&connection, import, hops).await {
         // It was dead without our knowing, as after the provider's restart, or lost against another that both ends
         // dialled at once. Nothing of the client was sent: a new connection may take it.
         Err(AttemptError::Broken) if connection.close_reason().is_some() => {
             let connection = mesh.reach.connection(provider, addrs).await?;
-            offer(&connection, import).await
+            offer(&connection, import, hops).await
         }
         result => result,
     }
 }
 
-async fn offer(connection: &Connection, import: &Import) -> Result<Way, AttemptError> {
+async fn offer(connection: &Connection, import: &Import, hops: u8) -> Result<Way, AttemptError> {
     let streams = connection.open_bi().await.map_err(|_| AttemptError::Broken)?;
     let mut offer = Offer(Some(streams));
     let (send, recv) = offer.0.as_mut().expect("put there above");
-    let header = Header { target: import.target.clone(), protocol: import.protocol };
+    let header = Header { target: import.target.clone(), protocol: import.protocol, hops };
     // A refusal stops this direction, and then says why on the other: read on whatever becomes of the writing.
     let written = send.write_all(&header.opening()).await;
     match read_answer(recv).await? {

@@ -83,9 +83,12 @@ async fn exchange(shared: &Shared, service: Name, input: Bytes, max: usize) -> R
         Some(Protocol::Udp) => return Err(ExchangeError::Udp(service)),
         Some(Protocol::Tcp) => {}
     }
-    let import = Import { target: Target::Name(service), provider: None, protocol: Protocol::Tcp, local_port: 0 };
-    let opened = dial::open(shared, &import).await?;
-    let slot = |peer: NodeKey, export| shared.live.open(Owner { peer, protocol: Protocol::Tcp, export });
+    let import =
+        Import { target: Target::Name(service), provider: None, protocol: Protocol::Tcp, bind: None, local_port: 0 };
+    let opened = dial::open(shared, &import, 0).await?;
+    let slot = |peer: NodeKey, export| {
+        shared.live.open(Owner { peer, protocol: Protocol::Tcp, asked: Some(import.target.clone()), export })
+    };
     match opened.way {
         Way::Mesh(carrier) => {
             let mut slot = slot(opened.provider, None).ok_or(ExchangeError::Busy)?;

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -45,7 +45,14 @@ pub struct Import {
     /// Only this node may provide it.
     pub provider: Option<NodeKey>,
     pub protocol: Protocol,
+    /// Where it listens; on both loopbacks where absent.
+    pub bind: Option<IpAddr>,
     pub local_port: u16,
+}
+
+/// Whether a listener that is bound so is found on 127.0.0.1.
+pub(super) fn covers_loopback(bind: Option<IpAddr>) -> bool {
+    bind.is_none_or(|ip| ip.is_unspecified() && ip.is_ipv4() || ip == Ipv4Addr::LOCALHOST)
 }
 
 /// An import with its sockets, and what it has carried and decided.
@@ -75,12 +82,14 @@ pub(super) enum Sockets {
 }
 
 impl Sockets {
-    /// Binds a port on both loopbacks; on ::1 where that is possible. Port 0 takes any that is free.
-    pub(super) fn bind(protocol: Protocol, port: u16) -> io::Result<Self> {
-        let v4 = bind_one(protocol, SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
-        let port = v4.local_addr()?.as_socket().map_or(port, |addr| addr.port());
-        let mut sockets = vec![v4];
-        sockets.extend(bind_one(protocol, SocketAddr::from((Ipv6Addr::LOCALHOST, port))).ok());
+    /// Binds a port of an address, else on both loopbacks; on ::1 where that is possible. Port 0 takes any that is free.
+    pub(super) fn bind(protocol: Protocol, address: Option<IpAddr>, port: u16) -> io::Result<Self> {
+        let first = address.unwrap_or(Ipv4Addr::LOCALHOST.into());
+        let mut sockets = vec![bind_one(protocol, SocketAddr::from((first, port)))?];
+        if address.is_none() {
+            let port = sockets[0].local_addr()?.as_socket().map_or(port, |addr| addr.port());
+            sockets.extend(bind_one(protocol, SocketAddr::from((Ipv6Addr::LOCALHOST, port))).ok());
+        }
         Ok(match protocol {
             Protocol::Tcp => Self::Tcp(sockets.into_iter().map(Into::into).collect()),
             Protocol::Udp => Self::Udp(sockets.into_iter().map(Into::into).collect()),
@@ -96,7 +105,7 @@ impl Sockets {
 
     /// The port that was bound.
     pub(super) fn port(&self) -> u16 {
-        self.addrs().first().map(SocketAddr::port).expect("the IPv4 socket is always there and bound")
+        self.addrs().first().map(SocketAddr::port).expect("the first socket is always there and bound")
     }
 }
 
@@ -127,16 +136,32 @@ impl Imports {
         &self,
         target: &Target,
         provider: Option<NodeKey>,
+        bind: Option<IpAddr>,
         local_port: Option<u16>,
     ) -> Option<&Arc<Imported>> {
         let same = |i: &Import| {
-            i.target == *target && i.provider == provider && local_port.is_none_or(|port| port == i.local_port)
+            i.target == *target
+                && i.provider == provider
+                && i.bind == bind
+                && local_port.is_none_or(|port| port == i.local_port)
         };
         self.iter().find(|imported| same(&imported.import))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Imported>> {
         self.0.iter().map(|(imported, _)| imported)
+    }
+
+    /// The listener, if any, that whoever dials 127.0.0.1 at `port` reaches.
+    pub(super) fn on_loopback(&self, protocol: Protocol, port: u16) -> Option<&Import> {
+        let there = |imported: &&Arc<Imported>| {
+            let import = &imported.import;
+            import.protocol == protocol
+                && import.local_port == port
+                && covers_loopback(import.bind)
+                && imported.is_listening()
+        };
+        self.iter().find(there).map(|imported| &imported.import)
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -176,6 +201,10 @@ impl Imported {
 
     pub(super) fn listening_on(&self, sockets: &Sockets) {
         self.set_listening(Listening::On(sockets.addrs()));
+    }
+
+    fn is_listening(&self) -> bool {
+        matches!(*self.listening.lock().expect("nothing panics while it holds this lock"), Listening::On(_))
     }
 
     fn set_listening(&self, listening: Listening) {
@@ -246,7 +275,7 @@ pub(super) async fn run(
         if let Some(sockets) = sockets.take() {
             break sockets;
         }
-        match Sockets::bind(imported.import.protocol, imported.import.local_port) {
+        match Sockets::bind(imported.import.protocol, imported.import.bind, imported.import.local_port) {
             Ok(bound) => sockets = Some(bound),
             Err(error) => {
                 if !std::mem::replace(&mut warned, true) {
@@ -289,7 +318,10 @@ async fn accept_tcp(shared: &Arc<Shared>, imported: &Arc<Imported>, listener: st
     let mut warned = false;
     loop {
         match listener.accept().await {
-            Ok((tcp, _)) => drop(tokio::spawn(carry_tcp(Arc::clone(shared), Arc::clone(imported), tcp))),
+            Ok((tcp, client)) => {
+                let hops = shared.passed_on.take(&client);
+                drop(tokio::spawn(carry_tcp(Arc::clone(shared), Arc::clone(imported), tcp, hops)));
+            }
             Err(error) => {
                 // Twenty times a second would say no more.
                 if !std::mem::replace(&mut warned, true) {
@@ -301,10 +333,10 @@ async fn accept_tcp(shared: &Arc<Shared>, imported: &Arc<Imported>, listener: st
     }
 }
 
-async fn carry_tcp(shared: Arc<Shared>, imported: Arc<Imported>, tcp: TcpStream) {
+async fn carry_tcp(shared: Arc<Shared>, imported: Arc<Imported>, tcp: TcpStream, hops: u8) {
     // Fails only on a socket that is dead already, as the first read will say.
     let _ = tcp.set_nodelay(true);
-    let result = open(&shared, &imported).await;
+    let result = open(&shared, &imported, hops).await;
     imported.remember_result(&result);
     let (opened, mut slot) = match result {
         Ok(opened) => opened,
@@ -325,14 +357,15 @@ async fn carry_tcp(shared: Arc<Shared>, imported: Arc<Imported>, tcp: TcpStream)
 }
 
 /// A way to a provider, with its place among the open.
-async fn open(shared: &Shared, imported: &Imported) -> Result<(Opened, Slot), NoProvider> {
-    let opened = dial::open(shared, &imported.import).await?;
+async fn open(shared: &Shared, imported: &Imported, hops: u8) -> Result<(Opened, Slot), NoProvider> {
+    let opened = dial::open(shared, &imported.import, hops).await?;
     let import = &imported.import;
     let export = match &opened.way {
         Way::Local(_, export) => Some(export.clone()),
         Way::Mesh(_) => None,
     };
-    let owner = Owner { peer: opened.provider, protocol: import.protocol, export: export.clone() };
+    let asked = Some(import.target.clone());
+    let owner = Owner { peer: opened.provider, protocol: import.protocol, asked, export: export.clone() };
     let slot = shared.live.open(owner).ok_or(NoProvider::Busy)?;
     // Withdrawing an export cuts those who reach it without the mesh, too; one that was withdrawn before the slot was
     // taken could not.
@@ -402,7 +435,7 @@ fn hand_over(
 }
 
 async fn carry_udp(shared: Arc<Shared>, imported: Arc<Imported>, (inlet, outlet): (Inlet, Outlet)) {
-    let result = open(&shared, &imported).await;
+    let result = open(&shared, &imported, 0).await;
     imported.remember_result(&result);
     let Ok((opened, mut slot)) = result else { return };
     let ended = match opened.way {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use pollen_common::identity::NodeKey;
 use pollen_common::views::Protocol;
+use pollen_common::wire::streams::service::Target;
 use tokio::sync::{oneshot, watch};
 
 use super::exports::Export;
@@ -33,6 +34,8 @@ pub(super) struct Owner {
     /// The node on its other end; this node itself where no mesh is in between.
     pub peer: NodeKey,
     pub protocol: Protocol,
+    /// What it asked the peer for, where this node calls.
+    pub asked: Option<Target>,
     /// The export that it reaches, where this node provides.
     pub export: Option<Export>,
 }
@@ -50,6 +53,8 @@ struct Slots {
     open: BTreeMap<u64, Open>,
     /// How many by peer and protocol; no entry where there are none.
     held: BTreeMap<(NodeKey, Protocol), usize>,
+    /// How many this node has asked for, by provider and service; no entry where there are none.
+    asking: BTreeMap<(NodeKey, Target, Protocol), usize>,
 }
 
 /// All that is open.
@@ -71,7 +76,7 @@ pub(super) struct Slot {
 impl Live {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
-            slots: Mutex::new(Slots { next: 0, open: BTreeMap::new(), held: BTreeMap::new() }),
+            slots: Mutex::new(Slots { next: 0, open: BTreeMap::new(), held: BTreeMap::new(), asking: BTreeMap::new() }),
             streams: watch::Sender::new(0),
         })
     }
@@ -87,6 +92,9 @@ impl Live {
             return None;
         }
         slots.held.insert((owner.peer, owner.protocol), held + 1);
+        if let Some(asked) = owner.asks() {
+            *slots.asking.entry(asked).or_default() += 1;
+        }
         if owner.protocol == Protocol::Tcp {
             self.streams.send_modify(|count| *count += 1);
         }
@@ -113,11 +121,10 @@ impl Live {
         (streams, slots.open.len() - streams)
     }
 
-    /// Streams and sessions open with `peer`, in either role.
-    pub(super) fn with(&self, peer: &NodeKey) -> usize {
-        let slots = self.lock();
-        let held = |protocol| slots.held.get(&(*peer, protocol)).copied().unwrap_or_default();
-        held(Protocol::Tcp) + held(Protocol::Udp)
+    /// Streams or sessions that this node has open to a service at `peer`. What else is open with the peer says nothing
+    /// of how busy the service is.
+    pub(super) fn asking(&self, peer: &NodeKey, target: &Target, protocol: Protocol) -> usize {
+        self.lock().asking.get(&(*peer, target.clone(), protocol)).copied().unwrap_or_default()
     }
 
     /// Resolves when no TCP stream is open.
@@ -129,11 +136,9 @@ impl Live {
 
     fn remove(&self, slots: &mut Slots, id: u64) {
         let Some(open) = slots.open.remove(&id) else { return };
-        let key = (open.owner.peer, open.owner.protocol);
-        let held = slots.held.get_mut(&key).expect("counted when it was opened");
-        *held -= 1;
-        if *held == 0 {
-            slots.held.remove(&key);
+        one_less(&mut slots.held, &(open.owner.peer, open.owner.protocol));
+        if let Some(asked) = open.owner.asks() {
+            one_less(&mut slots.asking, &asked);
         }
         if open.owner.protocol == Protocol::Tcp {
             self.streams.send_modify(|count| *count -= 1);
@@ -142,6 +147,20 @@ impl Live {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Slots> {
         self.slots.lock().expect("nothing panics while it holds this lock")
+    }
+}
+
+fn one_less<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
+    let count = counts.get_mut(key).expect("counted when it was opened");
+    *count -= 1;
+    if *count == 0 {
+        counts.remove(key);
+    }
+}
+
+impl Owner {
+    fn asks(&self) -> Option<(NodeKey, Target, Protocol)> {
+        self.asked.clone().map(|target| (self.peer, target, self.protocol))
     }
 }
 
@@ -171,7 +190,7 @@ mod tests {
     use super::*;
 
     fn owner(peer: u8, protocol: Protocol) -> Owner {
-        Owner { peer: NodeKey([peer; 32]), protocol, export: None }
+        Owner { peer: NodeKey([peer; 32]), protocol, asked: None, export: None }
     }
 
     #[tokio::test]
@@ -186,6 +205,24 @@ mod tests {
         assert_eq!(live.counts(), (1, 0), "a cut slot is freed once");
         drop(spared);
         live.streams_done().await;
+    }
+
+    #[test]
+    fn a_service_is_as_busy_as_its_own_connections_make_it() {
+        let live = Live::new();
+        let asked = |target| Owner { asked: Some(Target::Port(target)), ..owner(1, Protocol::Tcp) };
+        let busy = |target| live.asking(&NodeKey([1; 32]), &Target::Port(target), Protocol::Tcp);
+        let (first, second) = (live.open(asked(1)), live.open(asked(1)));
+        let other = live.open(asked(2));
+        let provided = live.open(owner(1, Protocol::Tcp));
+        assert_eq!((busy(1), busy(2), busy(3)), (2, 1, 0));
+        assert_eq!(live.asking(&NodeKey([1; 32]), &Target::Port(1), Protocol::Udp), 0);
+        drop((first, other, provided));
+        assert_eq!((busy(1), busy(2)), (1, 0));
+        live.cut(|_| true);
+        assert_eq!(busy(1), 0);
+        drop(second);
+        assert!(live.lock().asking.is_empty() && live.lock().held.is_empty());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use pollen_common::wire::streams::service::{HEADER_BYTES_MAX, Header};
 use pollen_common::wire::streams::{Denial, encode_answer};
 use quinn::{Connection, RecvStream, SendStream};
 
+use super::circle::{self, DialError};
 use super::exports::{self, Exported};
 use super::live::{Owner, Slot};
 use super::pump::{self, CODE_PROTOCOL, CODE_REFUSED};
@@ -37,10 +38,10 @@ pub(super) struct Incoming {
 /// Serves the stream to its end.
 pub(super) async fn serve(shared: Arc<Shared>, mut incoming: Incoming) {
     match admit(&shared, &mut incoming).await {
-        Ok((exported, slot)) => {
+        Ok((exported, slot, hops)) => {
             let (peer, label) = (incoming.peer, exported.export.label());
             let served = match incoming.protocol {
-                Protocol::Tcp => serve_tcp(&shared, incoming, exported, slot).await,
+                Protocol::Tcp => serve_tcp(&shared, incoming, exported, slot, hops).await,
                 Protocol::Udp => serve_udp(&shared, incoming, exported, slot).await,
             };
             if let Err(broken) = served {
@@ -54,7 +55,7 @@ pub(super) async fn serve(shared: Arc<Shared>, mut incoming: Incoming) {
     }
 }
 
-async fn admit(shared: &Arc<Shared>, incoming: &mut Incoming) -> Result<(Exported, Slot), Refused> {
+async fn admit(shared: &Arc<Shared>, incoming: &mut Incoming) -> Result<(Exported, Slot, u8), Refused> {
     let header =
         tokio::time::timeout(HEADER_WAIT_MAX, read_header(&mut incoming.recv)).await.map_err(|_| Refused::Slow)??;
     if header.protocol != incoming.protocol {
@@ -67,7 +68,8 @@ async fn admit(shared: &Arc<Shared>, incoming: &mut Incoming) -> Result<(Exporte
         return Err(Refused::Stranger);
     }
     let exported = export_of(shared, &header.target, header.protocol).ok_or(Refused::Absent)?;
-    let owner = Owner { peer: incoming.peer, protocol: header.protocol, export: Some(exported.export.clone()) };
+    let owner =
+        Owner { peer: incoming.peer, protocol: header.protocol, asked: None, export: Some(exported.export.clone()) };
     let slot = shared.live.open(owner).ok_or(Refused::Denial(Denial::Busy))?;
     // Whoever withdrew either in between did not see the slot yet, and so could not cut it.
     let still =
@@ -78,7 +80,7 @@ async fn admit(shared: &Arc<Shared>, incoming: &mut Incoming) -> Result<(Exporte
     if !shared.standing.is(&incoming.peer) {
         return Err(Refused::Stranger);
     }
-    Ok((exported, slot))
+    Ok((exported, slot, header.hops))
 }
 
 async fn read_header(recv: &mut RecvStream) -> Result<Header, Refused> {
@@ -91,11 +93,16 @@ async fn serve_tcp(
     incoming: Incoming,
     exported: Exported,
     mut slot: Slot,
+    hops: u8,
 ) -> Result<(), pump::Broken> {
     let Incoming { mut send, mut recv, .. } = incoming;
-    let tcp = match exports::dial_tcp(exported.export.port).await {
+    let tcp = match circle::dial_tcp(shared, &exported.export, hops).await {
         Ok(tcp) => tcp,
-        Err(error) => {
+        Err(DialError::Circle) => {
+            refuse(shared, &mut send, &mut recv, Refused::Circle).await;
+            return Ok(());
+        }
+        Err(DialError::Local(error)) => {
             refuse(shared, &mut send, &mut recv, Refused::Denial(Denial::Unavailable)).await;
             return Err(error.into());
         }

@@ -58,6 +58,8 @@ pub(super) enum Refused {
     WrongKind,
     /// The header did not come in time.
     Slow,
+    /// It leads back to this node's own listener for it.
+    Circle,
     Denial(Denial),
 }
 
@@ -66,17 +68,19 @@ impl Refused {
         match self {
             Self::Stranger | Self::Absent => Denial::DeniedOrAbsent,
             Self::WrongKind | Self::Slow => Denial::Malformed,
+            Self::Circle => Denial::Unavailable,
             Self::Denial(denial) => denial,
         }
     }
 
     /// Every reason there is, for the guide's table.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Stranger,
         Self::Absent,
         Self::WrongKind,
         Self::Slow,
+        Self::Circle,
         Self::Denial(Denial::DeniedOrAbsent),
         Self::Denial(Denial::Unavailable),
         Self::Denial(Denial::Busy),
@@ -93,6 +97,7 @@ impl Refused {
             Self::Absent => "absent",
             Self::WrongKind => "wrong_kind",
             Self::Slow => "slow_header",
+            Self::Circle => "circle",
             Self::Denial(Denial::Malformed) => "malformed_header",
             Self::Denial(denial) => denial.label(),
         }

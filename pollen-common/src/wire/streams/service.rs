@@ -16,6 +16,10 @@ pub const VERSION: u32 = 1;
 /// The longest header: room for a delegation (about 300 bytes a step) and a trace, far below what costs memory.
 pub const HEADER_BYTES_MAX: usize = 4096;
 
+/// How often a connection may be passed on by nodes whose server is a listener of their own. Chains of services are
+/// short; what is longer goes in a circle.
+pub const HOPS_MAX: u8 = 8;
+
 /// What a stream asks for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Target {
@@ -39,6 +43,8 @@ impl fmt::Display for Target {
 pub struct Header {
     pub target: Target,
     pub protocol: Protocol,
+    /// How often the connection was passed on before: each time, the server that a node served was its own listener.
+    pub hops: u8,
 }
 
 #[derive(minicbor::Encode, minicbor::Decode)]
@@ -52,6 +58,8 @@ struct Wire<'b> {
     port: Option<u16>,
     #[n(3)]
     protocol: u8,
+    #[n(6)]
+    hops: Option<u8>,
 }
 
 impl Header {
@@ -82,7 +90,7 @@ impl Header {
             Protocol::Tcp => 0,
             Protocol::Udp => 1,
         };
-        Wire { version: VERSION, name, port, protocol }
+        Wire { version: VERSION, name, port, protocol, hops: Some(self.hops).filter(|hops| *hops > 0) }
     }
 
     /// Parses the header alone. Unknown fields are skipped.
@@ -101,7 +109,7 @@ impl Header {
             1 => Protocol::Udp,
             _ => return Err(OpeningError::Malformed),
         };
-        Ok(Self { target, protocol })
+        Ok(Self { target, protocol, hops: wire.hops.unwrap_or_default() })
     }
 }
 
@@ -142,8 +150,9 @@ mod tests {
 
     #[test]
     fn the_described_bytes_are_the_ones_that_are_sent() {
-        let api = Header { target: Target::Name("api".parse().expect("a name")), protocol: Protocol::Tcp };
-        let dns = Header { target: Target::Port(53), protocol: Protocol::Udp };
+        let api = Header { target: Target::Name("api".parse().expect("a name")), protocol: Protocol::Tcp, hops: 0 };
+        let dns = Header { target: Target::Port(53), protocol: Protocol::Udp, hops: 0 };
+        let passed_on = Header { hops: 2, ..api.clone() };
         let mut datagram = datagram_prefix(4);
         datagram.extend_from_slice(b"hi");
         let mut late = datagram_prefix(16_400);
@@ -151,6 +160,7 @@ mod tests {
         let expected = [
             ("tcp by name", api.opening()),
             ("udp by port", dns.opening()),
+            ("tcp passed on twice", passed_on.opening()),
             ("accepted", encode_answer(Ok(()))),
             ("refused", encode_answer(Err(Denial::Unavailable))),
             ("datagram of session 4", datagram),
@@ -159,6 +169,7 @@ mod tests {
         assert_described(include_str!("../../../../docs/protocol/services.md"), "", &expected);
         assert_eq!(Header::decode(&api.opening()[3..]), Ok(api));
         assert_eq!(Header::decode(&dns.opening()[3..]), Ok(dns));
+        assert_eq!(Header::decode(&passed_on.opening()[3..]), Ok(passed_on));
     }
 
     #[test]
@@ -175,8 +186,9 @@ mod tests {
 
     #[test]
     fn a_header_names_exactly_one_target() {
-        let encode =
-            |name: Option<&str>, port| minicbor::to_vec(Wire { version: 1, name, port, protocol: 0 }).expect("vector");
+        let encode = |name: Option<&str>, port| {
+            minicbor::to_vec(Wire { version: 1, name, port, protocol: 0, hops: None }).expect("vector")
+        };
         for bad in [encode(None, None), encode(Some("api"), Some(80)), encode(None, Some(0)), encode(Some("80"), None)]
         {
             assert_eq!(Header::decode(&bad), Err(OpeningError::Malformed), "{}", hex(&bad));

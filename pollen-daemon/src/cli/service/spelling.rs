@@ -53,9 +53,10 @@ impl Service {
 /// Refuses an address where a node or a local port should stand.
 pub(super) fn provider(text: &str, service: &str) -> Result<(), Failure> {
     match host_and_port(text) {
-        Some((_, port)) => {
-            Err(usage(format!("`{text}` is no node"))
-                .hint(format!("`pln connect {service} {port}` for that local port")))
+        Some((host, port)) => {
+            let bind = if is_loopback(host) { String::new() } else { format!(" --bind {host}") };
+            let hint = format!("`pln connect {service} {port}{bind}` listens there");
+            Err(usage(format!("`{text}` is no node")).hint(hint))
         }
         None => Ok(()),
     }
@@ -125,6 +126,9 @@ mod tests {
         let hint = |text| Service::spelt(text).expect_err(text).hint.expect("what to do");
         assert_eq!(hint("127.0.0.1:80"), "a port with its node: `80 PROVIDER`");
         assert_eq!(hint("53/udp"), "`53` is enough");
-        assert!(provider("127.0.0.1:80", "web").is_err() && provider("berlin", "web").is_ok());
+        let hint = |text| provider(text, "web").expect_err(text).hint.expect("what to do");
+        assert_eq!(hint("127.0.0.1:80"), "`pln connect web 80` listens there");
+        assert_eq!(hint("10.0.0.1:80"), "`pln connect web 80 --bind 10.0.0.1` listens there");
+        assert!(provider("berlin", "web").is_ok());
     }
 }

@@ -85,7 +85,10 @@ impl TestNode {
     /// A listener to a named service, on any free port.
     pub(super) fn connect(&self, name: &str) -> SocketAddr {
         let service = ServiceRef::Name(name.parse().expect("a name"));
-        let listener = self.services.connect(&Connect { service, provider: None, local_port: Some(0) }).expect("known");
+        let listener = self
+            .services
+            .connect(&Connect { service, provider: None, bind: None, local_port: Some(0) })
+            .expect("known");
         listener.local[0]
     }
 

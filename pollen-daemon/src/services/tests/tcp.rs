@@ -394,7 +394,8 @@ async fn connect_answers_with_the_listener_there_is_and_disconnect_lets_streams_
     let addr = cluster.serve_and_connect("echo", Protocol::Tcp, port);
     let services = &cluster.0[1].services;
     let service = ServiceRef::Name("echo".parse().expect("a name"));
-    let connect = |local_port| services.connect(&Connect { service: service.clone(), provider: None, local_port });
+    let connect =
+        |local_port| services.connect(&Connect { service: service.clone(), provider: None, bind: None, local_port });
     assert_eq!(connect(None).expect("idempotent").local[0], addr);
     assert!(connect(Some(port)).is_err(), "the server's own port is taken");
     let mut tcp = dial(addr).await;

@@ -107,7 +107,7 @@ async fn malformed_headers_are_refused_counted_and_harm_nobody() {
     let provider = &cluster.0[0];
     let at = cluster.0[1].view.borrow().nodes[&provider.key].addrs.clone();
     let connection = cluster.0[1].mesh.connect(provider.key, at).await.expect("reachable");
-    let good = Header { target: Target::Name("api".parse().expect("a name")), protocol: Protocol::Tcp };
+    let good = Header { target: Target::Name("api".parse().expect("a name")), protocol: Protocol::Tcp, hops: 0 };
     let mut udp_header_on_tcp = Header { protocol: Protocol::Udp, ..good.clone() }.opening();
     udp_header_on_tcp[0] = 2;
     let malformed: [&[u8]; 6] = [
@@ -122,7 +122,7 @@ async fn malformed_headers_are_refused_counted_and_harm_nobody() {
         assert_eq!(answer(&connection, bytes).await, [1, 4], "{bytes:?}");
     }
     assert_eq!(answer(&connection, &[2, 0, 3, 0xa1, 0, 2]).await, [1, 5], "a later version");
-    let absent = Header { target: Target::Port(1), protocol: Protocol::Tcp };
+    let absent = Header { target: Target::Port(1), protocol: Protocol::Tcp, hops: 0 };
     assert_eq!(answer(&connection, &absent.opening()).await, [1, 1]);
     let mut early = good.opening();
     early.extend_from_slice(b"early");

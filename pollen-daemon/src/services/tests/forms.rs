@@ -1,0 +1,158 @@
+//! Services that are connected to themselves, and listeners at other addresses than this machine's loopback.
+
+use std::net::{IpAddr, SocketAddr};
+
+use pollen_common::views::Protocol;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+
+use super::cluster::{Cluster, SOON, expect_reset_at};
+use crate::control::handle::{Connect, ServiceRef};
+use crate::services::ConnectError;
+
+fn named(name: &str) -> ServiceRef {
+    ServiceRef::Name(name.parse().expect("a name"))
+}
+
+/// A port whose server answers `A` to each client.
+async fn server() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+    let port = listener.local_addr().expect("bound").port();
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            let _ = tcp.write_all(b"A").await;
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_service_that_is_its_own_server_refuses_its_callers() {
+    let cluster = Cluster::start(2);
+    let node = cluster.key(0);
+    cluster.publish(|view| view.service("own", Protocol::Tcp, &[(node, 1)]));
+    let at = cluster.0[0].connect("own");
+    cluster.0[0].serve(Some("own"), Protocol::Tcp, at.port());
+    cluster.publish(|view| view.service("own", Protocol::Tcp, &[(node, at.port())]));
+
+    expect_reset_at(at).await;
+    expect_reset_at(cluster.0[1].connect("own")).await;
+    let services = &cluster.0[0].services;
+    assert_eq!(services.numbers().streams, 0, "no stream was opened");
+    assert_eq!(services.refusals().get("circle"), Some(&1));
+    assert!(services.why(&"own".parse().expect("a name")).iter().any(|why| why.contains("leads back to itself")));
+    assert!(
+        services.unheard(Protocol::Tcp, at.port()).is_some_and(|told| told.contains("a listener of this node's own"))
+    );
+}
+
+#[tokio::test]
+async fn a_circle_over_two_nodes_ends_after_a_few_rounds() {
+    let cluster = Cluster::start(2);
+    let (a, b) = (cluster.key(0), cluster.key(1));
+    cluster.publish(|view| view.service("x", Protocol::Tcp, &[(a, 1)]).service("y", Protocol::Tcp, &[(b, 1)]));
+    let (at_a, at_b) = (cluster.0[0].connect("y"), cluster.0[1].connect("x"));
+    cluster.0[0].serve(Some("x"), Protocol::Tcp, at_a.port());
+    cluster.0[1].serve(Some("y"), Protocol::Tcp, at_b.port());
+    expect_reset_at(at_a).await;
+    let streams: u64 = cluster.0.iter().map(|node| node.services.numbers().streams).sum();
+    assert!((2..40).contains(&streams), "{streams}");
+    let refused = |index: usize| cluster.0[index].services.refusals().get("circle").copied().unwrap_or_default();
+    assert_eq!(refused(0) + refused(1), 1);
+    for node in &cluster.0 {
+        node.until("all is over", |services| services.numbers().streams_open == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_service_of_another_node_is_served_on() {
+    let cluster = Cluster::start(2);
+    let (a, b) = (cluster.key(0), cluster.key(1));
+    let port = server().await;
+    cluster.0[0].serve(Some("first"), Protocol::Tcp, port);
+    cluster.publish(|view| view.service("first", Protocol::Tcp, &[(a, port)]));
+    let on = cluster.0[1].connect("first").port();
+    cluster.0[1].serve(Some("second"), Protocol::Tcp, on);
+    cluster.publish(|view| {
+        view.service("first", Protocol::Tcp, &[(a, port)]).service("second", Protocol::Tcp, &[(b, on)])
+    });
+    let mut tcp = TcpStream::connect(cluster.0[0].connect("second")).await.expect("a listener");
+    let mut said = [0];
+    tokio::time::timeout(SOON, tcp.read_exact(&mut said)).await.expect("in time").expect("an answer");
+    assert_eq!(&said, b"A");
+}
+
+#[tokio::test]
+async fn a_listener_stands_where_it_is_told_and_not_where_the_service_itself_is() {
+    let cluster = Cluster::start(2);
+    let node = cluster.key(0);
+    let port = server().await;
+    cluster.0[0].serve(Some("api"), Protocol::Tcp, port);
+    cluster.publish(|view| view.service("api", Protocol::Tcp, &[(node, port)]));
+
+    let address: IpAddr = [127, 0, 0, 9].into();
+    let request = Connect { service: named("api"), provider: None, bind: Some(address), local_port: Some(0) };
+    let listener = cluster.0[1].services.connect(&request).expect("known");
+    let [at]: [SocketAddr; 1] = listener.local.clone().try_into().expect("that address alone");
+    assert_eq!(at.ip(), address);
+    let mut tcp = TcpStream::connect(at).await.expect("a listener");
+    assert_eq!(tcp.read_u8().await.expect("an answer"), b'A');
+    let again = Connect { local_port: Some(at.port()), ..request };
+    assert_eq!(cluster.0[1].services.connect(&again).expect("it is there"), listener);
+
+    let own = Connect { service: named("api"), provider: None, bind: None, local_port: None };
+    assert!(matches!(cluster.0[0].services.connect(&own), Err(ConnectError::Itself { .. })));
+    let own = Connect { bind: Some(address), ..own };
+    assert!(cluster.0[0].services.connect(&own).is_ok(), "an address that its server is not dialled at");
+}
+
+#[tokio::test]
+async fn a_taken_port_is_told_by_whom() {
+    let cluster = Cluster::start(2);
+    let node = cluster.key(0);
+    cluster
+        .publish(|view| view.service("api", Protocol::Tcp, &[(node, 1)]).service("web", Protocol::Tcp, &[(node, 2)]));
+    let port = cluster.0[1].connect("api").port();
+    let request =
+        |local_port| Connect { service: named("web"), provider: None, bind: None, local_port: Some(local_port) };
+    let refused = cluster.0[1].services.connect(&request(port)).expect_err("taken");
+    assert!(refused.to_string().contains("listener for api"), "{refused}");
+    let other = std::net::TcpListener::bind("127.0.0.1:0").expect("free");
+    let refused = cluster.0[1].services.connect(&request(other.local_addr().expect("bound").port()));
+    assert!(matches!(refused, Err(ConnectError::Taken { .. })));
+}
+
+/// What a node has open to one service says nothing of another.
+#[tokio::test]
+async fn sessions_of_another_service_do_not_turn_connections_away() {
+    let cluster = Cluster::start(3);
+    let (a, b) = (cluster.key(0), cluster.key(1));
+    let mut servers = Vec::new();
+    for index in 0..2 {
+        let port = server().await;
+        let udp = UdpSocket::bind("127.0.0.1:0").await.expect("loopback");
+        cluster.0[index].serve(Some("api"), Protocol::Tcp, port);
+        servers.push((port, udp));
+    }
+    let dns = servers[0].1.local_addr().expect("bound").port();
+    cluster.0[0].serve(Some("dns"), Protocol::Udp, dns);
+    cluster.publish(|view| {
+        let view = view.service("api", Protocol::Tcp, &[(a, servers[0].0), (b, servers[1].0)]);
+        view.service("dns", Protocol::Udp, &[(a, dns)])
+    });
+    let (api, dns) = (cluster.0[2].connect("api"), cluster.0[2].connect("dns"));
+    let client = UdpSocket::bind("127.0.0.1:0").await.expect("loopback");
+    client.send_to(b"?", dns).await.expect("sent");
+    tokio::time::timeout(SOON, servers[0].1.recv(&mut [0; 9])).await.expect("in time").expect("a datagram");
+    for _ in 0..60 {
+        let mut tcp = TcpStream::connect(api).await.expect("a listener");
+        let mut said = Vec::new();
+        tokio::time::timeout(SOON, tcp.read_to_end(&mut said)).await.expect("in time").expect("an answer");
+    }
+    let carried = |index: usize| {
+        let all = cluster.0[index].services.carried();
+        all.iter().find(|one| one.service == "api").map_or(0, |one| one.carried.opened)
+    };
+    assert!((10..=50).contains(&carried(0)), "{} of 60 went one way", carried(0));
+    assert_eq!(carried(0) + carried(1), 60);
+}
