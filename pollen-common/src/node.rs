@@ -3,7 +3,7 @@
 //! Invariant: equal inputs at equal times give equal outputs; a failed effect comes back as an input.
 //!
 //! The rooms: [`io`] is what goes in and out; `session` answers messages, `rolling` and `gossip` are the two things
-//! that sessions reconcile; `silence` keeps what a quiet peer has; `repairs` copies what deltas cannot settle; `local` is what this node says itself;
+//! that sessions reconcile; `silence` keeps what a quiet peer has; `signs` notices what no document says; `repairs` copies what deltas cannot settle; `local` is what this node says itself;
 //! `seeding` and `hosting` say which seeds
 //! there are and which of them run here; `enroll` admits; `due` does whatever time or a change has made due.
 
@@ -15,7 +15,7 @@ use core::net::SocketAddr;
 use core::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
-use rand_core::SeedableRng;
+use rand_core::{RngCore as _, SeedableRng};
 
 use crate::identity::{NodeKey, SecretKey, Verify};
 use crate::maps::{Authoring, Document};
@@ -41,12 +41,14 @@ mod repairs;
 mod rolling;
 mod seeding;
 mod session;
+mod signs;
 mod silence;
 mod why;
 
 pub use enroll::{FoundError, found};
 pub use io::*;
 pub use records::RestoreError;
+pub use signs::{SharedKey, Signs};
 pub use silence::PATIENCE_DEFAULT;
 
 use dial::Dials;
@@ -102,6 +104,7 @@ pub struct Node {
     due: Due,
     /// How long a silent peer's connection is kept.
     patience: Duration,
+    watch: signs::Watch,
     refusals: BTreeMap<&'static str, u64>,
     outputs: VecDeque<Output>,
 }
@@ -135,9 +138,11 @@ impl Node {
             returning: restored.returning,
             due: Due::at_start(now.mono),
             patience: config.patience,
+            watch: signs::Watch::default(),
             refusals: BTreeMap::new(),
             outputs: VecDeque::new(),
         };
+        node.watch.instance = node.rng.next_u64();
         if node.returning {
             node.authoring.hold(now.mono);
         }
@@ -150,11 +155,11 @@ impl Node {
     /// Takes one input in. Poll for outputs and for the next timeout afterwards.
     pub fn handle(&mut self, input: Input, now: Now) {
         match input {
-            Input::LinkUp { link, peer, dialed } => self.link_up(link, peer, dialed, now),
+            Input::LinkUp { link, peer, dialed, remote } => self.link_up(link, (peer, remote), dialed, now),
             Input::LinkBytes { link, bytes } => self.link_bytes(link, &bytes, now),
             Input::LinkWritable { link } => {
                 if let Some(link) = self.links.get_mut(&link) {
-                    link.unsent = 0;
+                    (link.unsent, link.unsent_since) = (0, None);
                 }
             }
             Input::LinkDatagram { link, bytes } => self.link_datagram(link, &bytes, now),

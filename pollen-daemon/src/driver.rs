@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pollen_common::identity::NodeKey;
-use pollen_common::node::{Command, Input, LinkId, Node, Output, Refusal, RefusalKind, Reply, RequestId, Write};
+use pollen_common::node::{Command, Input, LinkId, Node, Output, Refusal, RefusalKind, Reply, RequestId, Signs, Write};
 use pollen_common::views::{Name, SeedVersion, Target, VersionId, View};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -106,6 +106,7 @@ pub struct DriverHandle {
     requests: mpsc::Sender<Request>,
     view: watch::Receiver<Arc<View>>,
     refusals: Arc<Mutex<Refusals>>,
+    signs: Arc<Mutex<Arc<Signs>>>,
 }
 
 impl DriverHandle {
@@ -157,6 +158,12 @@ impl DriverHandle {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What the node notices of its neighbours' machines.
+    #[must_use]
+    pub fn signs(&self) -> Arc<Signs> {
+        self.signs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Ends the driver once everything asked for is on disk.
     pub async fn stop(&self) {
         // A driver that is gone has stopped.
@@ -191,6 +198,7 @@ pub struct Driver<L> {
     requests: mpsc::Receiver<Request>,
     view: watch::Sender<Arc<View>>,
     refusals: Arc<Mutex<Refusals>>,
+    signs: Arc<Mutex<Arc<Signs>>>,
     disk: watch::Receiver<DiskHealth>,
     answers: BTreeMap<RequestId, oneshot::Sender<Result<Reply, Refusal>>>,
     last_request: u64,
@@ -210,13 +218,20 @@ impl<L: Links> Driver<L> {
     pub fn new(parts: Parts<L>, view: watch::Sender<Arc<View>>) -> (Self, DriverHandle) {
         let (asks, requests) = mpsc::channel(REQUESTS_WAITING_MAX);
         let refusals = Arc::<Mutex<Refusals>>::default();
-        let handle = DriverHandle { requests: asks, view: view.subscribe(), refusals: Arc::clone(&refusals) };
+        let signs = Arc::<Mutex<Arc<Signs>>>::default();
+        let handle = DriverHandle {
+            requests: asks,
+            view: view.subscribe(),
+            refusals: Arc::clone(&refusals),
+            signs: Arc::clone(&signs),
+        };
         let driver = Self {
             disk: parts.writer.health(),
             parts,
             requests,
             view,
             refusals,
+            signs,
             answers: BTreeMap::new(),
             last_request: 0,
             under_way: 0,
@@ -335,6 +350,9 @@ impl<L: Links> Driver<L> {
                 }
                 Output::Reply { id, result } => answered.push((id, result)),
                 Output::ViewChanged => view_changed = true,
+                Output::SignsChanged => {
+                    *self.signs.lock().unwrap_or_else(PoisonError::into_inner) = self.parts.node.signs();
+                }
                 Output::StartReplica { version, name, holders } => self.parts.hosting.start(version, name, holders),
                 Output::StopReplica { version } => self.parts.hosting.stop(version),
                 Output::Event(event) => {

@@ -88,7 +88,7 @@ impl MeshConfig {
 #[derive(Clone, Debug)]
 pub enum MeshEvent {
     /// A link is up: TLS has proved `peer`'s key, the ordered stream is open.
-    LinkUp { link: LinkId, peer: NodeKey, dialed: bool },
+    LinkUp { link: LinkId, peer: NodeKey, dialed: bool, remote: Option<SocketAddr> },
     /// The next bytes of its ordered stream.
     LinkBytes { link: LinkId, bytes: Vec<u8> },
     /// All that was sent on the ordered stream has been taken by QUIC.
@@ -104,7 +104,7 @@ pub enum MeshEvent {
 impl From<MeshEvent> for Input {
     fn from(event: MeshEvent) -> Self {
         match event {
-            MeshEvent::LinkUp { link, peer, dialed } => Self::LinkUp { link, peer, dialed },
+            MeshEvent::LinkUp { link, peer, dialed, remote } => Self::LinkUp { link, peer, dialed, remote },
             MeshEvent::LinkBytes { link, bytes } => Self::LinkBytes { link, bytes },
             MeshEvent::LinkWritable { link } => Self::LinkWritable { link },
             MeshEvent::LinkDatagram { link, bytes } => Self::LinkDatagram { link, bytes },

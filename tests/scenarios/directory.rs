@@ -69,21 +69,21 @@ fn a_member_whose_database_is_lost_or_damaged_comes_back_as_itself_with_what_it_
 }
 
 /// A small file system of its own, gone with the test.
-struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn at(path: PathBuf) -> Self {
+    pub(crate) fn at(path: PathBuf) -> Self {
         fs::create_dir_all(&path).unwrap();
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m,mode=700", "none"]).arg(&path).status();
         assert!(mounted.unwrap().success(), "tests that need root have it here");
         Self(path)
     }
 
-    fn ballast(&self) -> PathBuf {
+    pub(crate) fn ballast(&self) -> PathBuf {
         self.0.join("ballast")
     }
 
-    fn fill(&self) {
+    pub(crate) fn fill(&self) {
         let mut file = fs::File::create(self.ballast()).unwrap();
         while file.write_all(&[1; 512]).is_ok() {}
     }

@@ -2,6 +2,7 @@
 
 mod admission;
 mod booted;
+mod conditions;
 mod corpora;
 mod death;
 mod directory;

@@ -1,6 +1,6 @@
 //! What `pln status --json` says, as far as scenarios ask. Field names are contract: a change there must break here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -90,9 +90,66 @@ impl Status {
         roots.iter().map(|root| Ok(root.as_str().context("a root that is no string")?.to_owned())).collect()
     }
 
+    /// The headline: `healthy`, `degraded` or `unhealthy`.
+    ///
+    /// # Errors
+    /// If the document has another shape.
+    pub fn health(&self) -> Result<&str> {
+        self.0["health"]["state"].as_str().context("no health.state")
+    }
+
+    /// What is wrong, by code, each with its sentence.
+    ///
+    /// # Errors
+    /// If the document has another shape, or one of them says nothing to do.
+    pub fn conditions(&self) -> Result<BTreeMap<String, String>> {
+        let conditions = self.0["health"]["conditions"].as_array().context("no array health.conditions")?;
+        let text = |condition: &Value, field: &str| {
+            let text = condition[field].as_str().filter(|text| !text.is_empty());
+            text.map(str::to_owned).with_context(|| format!("a condition without {field}"))
+        };
+        let told = |condition: &Value| {
+            text(condition, "remedy")?;
+            Ok((text(condition, "code")?, text(condition, "message")?))
+        };
+        conditions.iter().map(told).collect()
+    }
+
     fn array(&self, field: &str) -> Result<&Vec<Value>> {
         self.0[field].as_array().with_context(|| format!("no array `{field}` in the status"))
     }
+}
+
+/// Waits until `node` says that this is wrong, in a sentence that has all of `parts`.
+///
+/// # Errors
+/// After `deadline`: what it says instead.
+pub fn await_condition(node: &Pln, code: &str, parts: &[&str], deadline: Duration) -> Result<Duration> {
+    let told = || {
+        let conditions =
+            Status::of(node).and_then(|status| status.conditions()).map_err(|error| format!("{error:#}"))?;
+        match conditions.get(code) {
+            Some(message) if parts.iter().all(|part| message.contains(part)) => Ok(()),
+            _ => Err(format!("{} says {conditions:?}", node.host.name())),
+        }
+    };
+    Ok(eventually(&format!("{code} with {parts:?} is told"), deadline, told)?.1)
+}
+
+/// Waits until nothing is wrong with `node`, by its own words.
+///
+/// # Errors
+/// After `deadline`: what it says instead.
+pub fn await_healthy(node: &Pln, deadline: Duration) -> Result<Duration> {
+    let healthy = || {
+        let status = Status::of(node).map_err(|error| format!("{error:#}"))?;
+        let conditions = status.conditions().map_err(|error| format!("{error:#}"))?;
+        match status.health() {
+            Ok("healthy") if conditions.is_empty() => Ok(()),
+            other => Err(format!("{} is {other:?}: {conditions:?}", node.host.name())),
+        }
+    };
+    Ok(eventually(&format!("{} is healthy", node.host.name()), deadline, healthy)?.1)
 }
 
 /// Waits until every one of `nodes` holds exactly the nodes named `online` for online; returns how long that took.

@@ -79,6 +79,7 @@ impl Node {
         self.seek_silent();
         self.compare_with_one(now);
         self.flush(now);
+        self.notice(now);
     }
 
     fn rebuild_view(&mut self, now: Now) {

@@ -262,11 +262,11 @@ impl Node {
             Heard::Adopted => self.adopted(now),
             Heard::NeedsRepair(repair) => self.begin_repair(id, *repair, now),
             Heard::NotAllowed => self.refuse("own_lane_not_allowed"),
-            Heard::Not(offer) => self.own_offer(id, book, delta.head.head().seq, offer),
+            Heard::Not(offer) => self.own_offer(id, book, delta.head.head().seq, offer, now),
         }
     }
 
-    fn own_offer(&mut self, id: LinkId, book: Book, seq: u64, offer: Offer) {
+    fn own_offer(&mut self, id: LinkId, book: Book, seq: u64, offer: Offer, now: Now) {
         match offer {
             Offer::Adopt | Offer::Current => self.knows(id, book, seq),
             Offer::Stale => {
@@ -278,6 +278,7 @@ impl Node {
             Offer::Twin => {
                 let what = "another machine signs with this node's key: publishing pauses";
                 self.event(EventKind::Twin, Some(self.me), String::from(what));
+                self.key_is_shared(self.me, Vec::new(), None, now);
             }
             Offer::Forged => {
                 self.refuse("bad_head_signature");

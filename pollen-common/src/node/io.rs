@@ -26,8 +26,9 @@ pub struct PersistId(pub u64);
 /// What happens to a node.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// A connection is up: TLS has proved `peer`'s key, its ordered stream is open. `dialed` if this node dialled.
-    LinkUp { link: LinkId, peer: NodeKey, dialed: bool },
+    /// A connection is up: TLS has proved `peer`'s key, its ordered stream is open. `dialed` if this node dialled. `remote`: where
+    /// the peer was then, for people.
+    LinkUp { link: LinkId, peer: NodeKey, dialed: bool, remote: Option<SocketAddr> },
     /// The next bytes of the link's ordered stream, cut anywhere.
     LinkBytes { link: LinkId, bytes: Vec<u8> },
     /// The transport has taken everything sent on the link's stream so far: room for more.
@@ -75,6 +76,8 @@ pub enum Output {
     Reply { id: RequestId, result: Result<Reply, Refusal> },
     /// The view has changed: fetch it with `Node::view`.
     ViewChanged,
+    /// What was noticed has changed: fetch it with `Node::signs`.
+    SignsChanged,
     /// Fetch the module if it is not here, from any of `holders`, and make it ready to serve. Answered by `ReplicaReady`
     /// or `ReplicaFailed`.
     StartReplica { version: SeedVersion, name: Name, holders: Vec<NodeKey> },

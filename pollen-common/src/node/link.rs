@@ -10,6 +10,7 @@ use core::time::Duration;
 use crate::identity::{Digest, NodeKey};
 use crate::maps::Lane;
 use crate::node::probe::Probe;
+use crate::node::signs::ClockWatch;
 use crate::roll::Statement;
 use crate::time::Instant;
 use crate::trie::{Found, Prefix, Summary, Trie, Walk};
@@ -108,6 +109,12 @@ pub(super) struct Link {
     /// Where the peer is being looked for meanwhile.
     pub(super) sought_at: Vec<SocketAddr>,
     pub(super) unsent: usize,
+    /// Since when some of that waits.
+    pub(super) unsent_since: Option<Instant>,
+    /// Where the peer was when the connection came up.
+    pub(super) remote: Option<SocketAddr>,
+    /// Its clock against this node's.
+    pub(super) clock: ClockWatch,
     pub(super) roll_pull: Option<Pull>,
     staged: Vec<Arc<Statement>>,
     staged_bytes: usize,
@@ -140,6 +147,9 @@ impl Link {
             silent: None,
             sought_at: Vec::new(),
             unsent: 0,
+            unsent_since: None,
+            remote: None,
+            clock: ClockWatch::default(),
             roll_pull: None,
             staged: Vec::new(),
             staged_bytes: 0,

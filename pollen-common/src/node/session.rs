@@ -3,23 +3,32 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::net::SocketAddr;
 
 use super::link::{Link, Phase};
 use super::probe::Action;
 use super::{EventKind, LinkId, Node};
 use crate::identity::{ClusterId, NodeKey};
 use crate::maps::Lane;
-use crate::time::Now;
+use crate::time::{Now, UnixMs};
 use crate::wire::{Message, MessageError, Versions};
 
-/// The probe datagrams: a tag, then a number.
+/// The probe datagrams: a tag, a number, and the sender's wall clock.
 const PING: u8 = 1;
 const PONG: u8 = 2;
 
 impl Node {
-    pub(super) fn link_up(&mut self, id: LinkId, peer: NodeKey, dialed: bool, now: Now) {
+    pub(super) fn link_up(
+        &mut self,
+        id: LinkId,
+        (peer, remote): (NodeKey, Option<SocketAddr>),
+        dialed: bool,
+        now: Now,
+    ) {
         self.dials.connected(&peer);
-        self.links.insert(id, Link::new(&self.me, peer, dialed, now.mono));
+        let mut link = Link::new(&self.me, peer, dialed, now.mono);
+        link.remote = remote;
+        self.links.insert(id, link);
         // The dialler speaks first: an unadmitted peer redeems instead of greeting, and only it knows which.
         if self.local.leaving {
             self.close(id, "this node leaves");
@@ -39,6 +48,7 @@ impl Node {
             roll: self.roll.trie().root(),
             lanes: self.lane_roots(),
             bundle,
+            instance: self.watch.instance,
         };
         self.send(id, &hello);
     }
@@ -68,17 +78,20 @@ impl Node {
         if !self.links.contains_key(&id) {
             return;
         }
-        let Some((tag, number)) = bytes.split_first().and_then(|(tag, rest)| Some((*tag, rest.try_into().ok()?)))
-        else {
+        let Some(Probed { tag, number, clock }) = Probed::decode(bytes) else {
             return self.refuse("malformed_probe");
         };
         match tag {
             PING => {
-                self.heard(id, now);
-                self.outputs.push_back(super::Output::SendDatagram { link: id, bytes: probe(PONG, number) });
+                let pong = Probed { tag: PONG, number, clock: now.unix };
+                self.outputs.push_back(super::Output::SendDatagram { link: id, bytes: pong.encode() });
             }
-            PONG => self.heard(id, now),
-            _ => self.refuse("unknown_probe"),
+            PONG => {}
+            _ => return self.refuse("unknown_probe"),
+        }
+        self.heard(id, now);
+        if let Some(link) = self.links.get_mut(&id) {
+            link.clock.sample(clock, now.unix);
         }
     }
 
@@ -89,7 +102,7 @@ impl Node {
             loop {
                 match link.probe.poll(now.mono) {
                     Action::Ping(number) => {
-                        let bytes = probe(PING, number.to_be_bytes());
+                        let bytes = Probed { tag: PING, number, clock: now.unix }.encode();
                         self.outputs.push_back(super::Output::SendDatagram { link: *id, bytes });
                     }
                     Action::Silent => silent.push(*id),
@@ -123,7 +136,7 @@ impl Node {
     fn message(&mut self, id: LinkId, message: Message, now: Now) {
         let Some(phase) = self.links.get(&id).map(|link| link.phase.clone()) else { return };
         match (phase, message) {
-            (Phase::Greeting, Message::Hello { versions, cluster, bundle, roll, .. }) => {
+            (Phase::Greeting, Message::Hello { versions, cluster, bundle, roll, instance, .. }) => {
                 if let Err(reason) = self.greeting_fault(versions, cluster) {
                     self.refuse("greeting");
                     return self.close(id, reason);
@@ -132,6 +145,7 @@ impl Node {
                     self.greet(id);
                 }
                 self.begin_rolling(id, roll, bundle, now);
+                self.process_greets(id, instance, now);
             }
             (Phase::Greeting, Message::Redeem { statements }) => self.redeem(id, &statements, now),
             (Phase::Rolling { .. } | Phase::Open, message) => self.member_message(id, message, now),
@@ -161,6 +175,7 @@ impl Node {
     fn member_message(&mut self, id: LinkId, message: Message, now: Now) {
         match message {
             Message::RollDone => self.roll_done_by_peer(id, now),
+            Message::SharedKey { here, there } => self.told_of_shared_key(id, here, there, now),
             question @ (Message::RollAsk { .. } | Message::RollWant { .. }) => self.roll_asked(id, question, now),
             Message::RollAnswer { prefix, summary } => self.roll_answer(id, prefix, &summary, now),
             Message::Roll { statements, asked } => self.roll_statements(id, &statements, asked, now),
@@ -183,9 +198,28 @@ impl Node {
     }
 }
 
-fn probe(tag: u8, number: [u8; 4]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(5);
-    bytes.push(tag);
-    bytes.extend_from_slice(&number);
-    bytes
+/// A probe as it travels.
+#[derive(Clone, Copy)]
+struct Probed {
+    tag: u8,
+    number: u32,
+    /// The sender's wall clock when it was sent.
+    clock: UnixMs,
+}
+
+impl Probed {
+    fn encode(self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(13);
+        bytes.push(self.tag);
+        bytes.extend_from_slice(&self.number.to_be_bytes());
+        bytes.extend_from_slice(&self.clock.0.to_be_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (tag, rest) = bytes.split_first()?;
+        let (number, clock) = rest.split_first_chunk()?;
+        let clock = UnixMs(u64::from_be_bytes(clock.try_into().ok()?));
+        Some(Self { tag: *tag, number: u32::from_be_bytes(*number), clock })
+    }
 }

@@ -22,6 +22,8 @@ pub struct Machine {
     pub(super) started: Instant,
     pub(super) repair: bool,
     pub(super) seeds: Seeds,
+    /// How far its wall clock is ahead of the world's.
+    pub(super) clock_ahead_ms: u64,
 }
 
 impl Machine {
@@ -35,6 +37,7 @@ impl Machine {
             started: Instant::default(),
             repair,
             seeds: Seeds::default(),
+            clock_ahead_ms: 0,
         };
         machine.apply(records);
         machine
@@ -52,6 +55,7 @@ impl Machine {
             started: Instant::default(),
             repair: self.repair,
             seeds: Seeds::default(),
+            clock_ahead_ms: self.clock_ahead_ms,
         }
     }
 

@@ -203,6 +203,7 @@ fn a_stranger_learns_nothing_of_the_roll_and_cannot_stay() {
         roll: Digest::ZERO,
         lanes: [Digest::ZERO; 3],
         bundle: Vec::new(),
+        instance: 1,
     };
     let prefix = Prefix::ROOT;
     let (heard, closed) = world.overhear(0, stranger, &[hello(ClusterId([7; 32]))], Duration::from_secs(1));
@@ -239,4 +240,57 @@ fn a_machine_with_a_copied_key_is_told_of_and_refuses_to_publish_meanwhile() {
     let resting = if told(&world, 1) { 1 } else { twin };
     let refusal = ask(&mut world, resting, serve("api", false)).expect_err("it rests");
     assert!(refusal.message.contains("another machine signs"), "{}", refusal.message);
+    let shared = |world: &World, at: usize| world.node(at).expect("up").signs().shared_keys.contains_key(&key);
+    assert!(shared(&world, resting));
+}
+
+#[test]
+fn a_process_that_speaks_again_after_another_with_its_key_did_is_noticed_and_told_for_some_minutes() {
+    let mut world = World::new(13, 3, true);
+    until(&mut world, all_online);
+    let key = world.node(1).expect("up").me();
+    let cluster = world.node(0).expect("up").roll().cluster();
+    let hello = |instance| Message::Hello {
+        versions: Versions::OURS,
+        cluster,
+        roll: Digest::ZERO,
+        lanes: [Digest::ZERO; 3],
+        bundle: Vec::new(),
+        instance,
+    };
+    let shared = |world: &World| world.node(0).expect("up").signs().shared_keys.contains_key(&key);
+    let said = |heard: &[Message]| heard.iter().any(|message| matches!(message, Message::SharedKey { .. }));
+    for instance in [1, 1, 2] {
+        let (heard, _) = world.overhear(0, key, &[hello(instance)], Duration::from_secs(1));
+        assert!(!shared(&world) && !said(&heard), "a new process is a restart, as far as one can know");
+    }
+    let (heard, _) = world.overhear(0, key, &[hello(1)], Duration::from_secs(1));
+    assert!(shared(&world), "one that was followed by another is still there");
+    assert!(said(&heard), "and is told");
+    world.run_for(Duration::from_secs(4 * 60));
+    assert!(shared(&world), "it is not forgotten while the two keep quiet");
+    world.run_for(Duration::from_secs(2 * 60));
+    assert!(!shared(&world));
+}
+
+#[test]
+fn a_clock_that_is_off_is_noticed_on_both_sides_and_no_more_once_it_is_set() {
+    let mut world = World::new(14, 3, true);
+    until(&mut world, all_online);
+    let keys: Vec<_> = (0..3).map(|at| world.node(at).expect("up").me()).collect();
+    let offs = |world: &World, at: usize| world.node(at).expect("up").signs().clocks.clone();
+    world.run_for(Duration::from_secs(10));
+    assert!((0..3).all(|at| offs(&world, at).is_empty()));
+    world.set_ahead(1, Duration::from_secs(3600));
+    world.run_for(Duration::from_secs(10));
+    let hour = |off: &i64| off.unsigned_abs().abs_diff(3_600_000) < 1_000;
+    for other in [0, 2] {
+        let off = offs(&world, other);
+        assert!(off.len() == 1 && off.get(&keys[1]).is_some_and(|off| *off > 0 && hour(off)), "{off:?}");
+    }
+    let off = offs(&world, 1);
+    assert!(off.len() == 2 && off.values().all(|off| *off < 0 && hour(off)), "{off:?}");
+    world.set_ahead(1, Duration::ZERO);
+    world.run_for(Duration::from_secs(5));
+    assert!((0..3).all(|at| offs(&world, at).is_empty()));
 }

@@ -199,7 +199,7 @@ impl World {
     pub fn overhear(&mut self, at: At, peer: NodeKey, said: &[Message], wait: Duration) -> (Vec<Message>, bool) {
         self.last_request += 1;
         let link = LinkId(u64::MAX - self.last_request);
-        self.input(at, Input::LinkUp { link, peer, dialed: false });
+        self.input(at, Input::LinkUp { link, peer, dialed: false, remote: None });
         self.overheard = Some(Overheard { machine: at, link, said: Vec::new(), closed: false });
         for message in said {
             self.input(at, Input::LinkBytes { link, bytes: framed(message) });
@@ -218,7 +218,7 @@ impl World {
         // Beside the numbers that the network gives.
         let (contact, link) = (self.machines[via].key(), LinkId(u64::MAX - self.last_request));
         let (request, peer) = (joining.request(), secret.public());
-        self.input(via, Input::LinkUp { link, peer, dialed: false });
+        self.input(via, Input::LinkUp { link, peer, dialed: false, remote: None });
         self.overheard = Some(Overheard { machine: via, link, said: Vec::new(), closed: false });
         self.input(via, Input::LinkBytes { link, bytes: request });
         self.run_for(Duration::from_millis(100));
@@ -245,6 +245,17 @@ impl World {
         Now { mono: self.now, unix: UnixMs(EPOCH_UNIX_MS + self.now.0 / 1_000_000) }
     }
 
+    /// A machine's clocks.
+    fn clock_of(&self, at: At) -> Now {
+        let Now { mono, unix } = self.clock();
+        Now { mono, unix: unix.after(Duration::from_millis(self.machines[at].clock_ahead_ms)) }
+    }
+
+    /// Sets a machine's wall clock ahead of the others'.
+    pub fn set_ahead(&mut self, at: At, ahead: Duration) {
+        self.machines[at].clock_ahead_ms = u64::try_from(ahead.as_millis()).expect("a few days");
+    }
+
     /// The node on a machine, if it is up.
     #[must_use]
     pub fn node(&self, at: At) -> Option<&Node> {
@@ -265,7 +276,7 @@ impl World {
     pub fn start(&mut self, at: At) {
         if self.machines[at].node.is_none() {
             let entropy = self.seed();
-            let now = self.clock();
+            let now = self.clock_of(at);
             self.machines[at].start(entropy, now);
             self.drain(at);
         }
@@ -375,7 +386,7 @@ impl World {
 
     /// Whether the node was there to take it.
     pub(super) fn input(&mut self, at: At, input: Input) -> bool {
-        let now = self.clock();
+        let now = self.clock_of(at);
         let Some(node) = self.machines[at].node.as_mut() else { return false };
         node.handle(input, now);
         self.drain(at);
@@ -410,7 +421,7 @@ impl World {
             Output::StopReplica { version } => self.stop_replica(at, version),
             // This network finds machines wherever they are.
             Output::Silent { .. } | Output::Heard { .. } => {}
-            Output::ViewChanged | Output::Event(_) => {}
+            Output::ViewChanged | Output::SignsChanged | Output::Event(_) => {}
         }
     }
 
@@ -488,7 +499,7 @@ impl World {
             Event::Wake { machine, life } => {
                 if self.machines[machine].life == life && self.wakes[machine].is_some_and(|at| at <= self.now) {
                     self.wakes[machine] = None;
-                    let now = self.clock();
+                    let now = self.clock_of(machine);
                     if let Some(node) = self.machines[machine].node.as_mut() {
                         node.handle_timeout(now);
                     }
@@ -552,8 +563,8 @@ impl World {
         let number = self.network.connect(from, at, self.now);
         let links = self.network.connections[&number].ends.each_ref().map(|end| end.link);
         let peer = self.machines[from].key();
-        self.input(from, Input::LinkUp { link: links[0], peer: to, dialed: true });
-        self.input(at, Input::LinkUp { link: links[1], peer, dialed: false });
+        self.input(from, Input::LinkUp { link: links[0], peer: to, dialed: true, remote: None });
+        self.input(at, Input::LinkUp { link: links[1], peer, dialed: false, remote: None });
     }
 
     /// Hands over the bytes that wait at an end, in order, if anything crosses; else tries again.

@@ -23,7 +23,7 @@ pub struct Versions {
 
 impl Versions {
     /// What this build speaks.
-    pub const OURS: Self = Self { lowest: 1, highest: 1 };
+    pub const OURS: Self = Self { lowest: 2, highest: 2 };
 
     /// The version to use with a peer that speaks `theirs`: the highest that both know.
     #[must_use]
@@ -46,6 +46,8 @@ pub enum Message {
         roll: Digest,
         lanes: Lanes,
         bundle: Vec<Vec<u8>>,
+        /// A number that the sending process drew when it started.
+        instance: u64,
     },
     /// The sender has everything of the receiver's roll that it wants: ordinary traffic may begin.
     RollDone,
@@ -117,6 +119,11 @@ pub enum Message {
     Refused {
         reason: String,
     },
+    /// Another process speaks with the receiver's key: where the sender sees the receiver, and where the other.
+    SharedKey {
+        here: Option<SocketAddr>,
+        there: Option<SocketAddr>,
+    },
 }
 
 /// A frame that is no message.
@@ -132,8 +139,11 @@ pub enum MessageError {
 /// The longest sentence of a refusal that is shown.
 const REASON_CHARS_MAX: usize = 512;
 
+/// Items of a Hello of version 1, its tag included.
+const HELLO_FIELDS_OF_1: u64 = 6;
+
 /// Greater tags are those of later versions.
-const TAG_MAX: u8 = 17;
+const TAG_MAX: u8 = 18;
 
 impl Message {
     fn tag(&self) -> u8 {
@@ -156,6 +166,7 @@ impl Message {
             Self::Redeem { .. } => 15,
             Self::Redeemed { .. } => 16,
             Self::Refused { .. } => 17,
+            Self::SharedKey { .. } => 18,
         }
     }
 
@@ -169,8 +180,8 @@ impl Message {
 
     fn fields(&self, w: &mut Writer) {
         match self {
-            Self::Hello { versions, cluster, roll, lanes, bundle } => {
-                w.put(versions).put(cluster).put(roll).put(lanes).blobs(bundle);
+            Self::Hello { versions, cluster, roll, lanes, bundle, instance } => {
+                w.put(versions).put(cluster).put(roll).put(lanes).blobs(bundle).put(instance);
             }
             Self::RollDone | Self::Bye => {}
             Self::RollAsk { prefix } => {
@@ -218,18 +229,21 @@ impl Message {
             Self::Refused { reason } => {
                 w.put(reason);
             }
+            Self::SharedKey { here, there } => {
+                w.put(here).put(there);
+            }
         }
     }
 
     /// From a frame's body.
     pub fn decode(body: &[u8]) -> Result<Self, MessageError> {
         let mut reader = Reader(minicbor::Decoder::new(body));
-        reader.0.array().ok().flatten().ok_or(MessageError::Malformed)?;
+        let fields = reader.0.array().ok().flatten().ok_or(MessageError::Malformed)?;
         let tag = reader.0.u8().map_err(|_| MessageError::Malformed)?;
         if tag > TAG_MAX {
             return Err(MessageError::Unknown);
         }
-        reader.message(tag).map_err(|_| MessageError::Malformed)
+        reader.message(tag, fields).map_err(|_| MessageError::Malformed)
     }
 }
 
@@ -297,7 +311,7 @@ fn malformed(what: &'static str) -> minicbor::decode::Error {
 }
 
 impl Reader<'_> {
-    fn message(&mut self, tag: u8) -> Read<Message> {
+    fn message(&mut self, tag: u8, fields: u64) -> Read<Message> {
         Ok(match tag {
             0 => Message::Hello {
                 versions: self.0.decode()?,
@@ -305,6 +319,8 @@ impl Reader<'_> {
                 roll: self.0.decode()?,
                 lanes: self.0.decode()?,
                 bundle: self.blobs()?,
+                // Version 1 had none: it is told apart by its version, which is refused with that reason.
+                instance: if fields > HELLO_FIELDS_OF_1 { self.0.u64()? } else { 0 },
             },
             1 => Message::RollDone,
             2 => Message::RollAsk { prefix: self.0.decode()? },
@@ -322,7 +338,8 @@ impl Reader<'_> {
             14 => Message::Bye,
             15 => Message::Redeem { statements: self.blobs()? },
             16 => Message::Redeemed { statements: self.blobs()?, contacts: self.list()? },
-            _ => Message::Refused { reason: self.0.str()?.chars().take(REASON_CHARS_MAX).collect() },
+            17 => Message::Refused { reason: self.0.str()?.chars().take(REASON_CHARS_MAX).collect() },
+            _ => Message::SharedKey { here: self.0.decode()?, there: self.0.decode()? },
         })
     }
 

@@ -416,6 +416,7 @@ impl Daemon for Running {
     fn troubles(&self) -> Troubles {
         Troubles {
             disk: self.parts.writer.health().borrow().clone(),
+            signs: self.parts.driver.signs(),
             unanswered: self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }

@@ -142,7 +142,10 @@ async fn a_new_link_is_spoken_to() {
     let temp = tempfile::tempdir().expect("temporary directory");
     let rig = rig(temp.path());
     let peer = SecretKey::from_seed(&[9; 32]).public();
-    rig.happens.send(Input::LinkUp { link: LinkId(3), peer, dialed: true }).await.expect("the driver listens");
+    rig.happens
+        .send(Input::LinkUp { link: LinkId(3), peer, dialed: true, remote: None })
+        .await
+        .expect("the driver listens");
     while rig.links.all().is_empty() {
         tokio::task::yield_now().await;
     }

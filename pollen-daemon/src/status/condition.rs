@@ -30,6 +30,12 @@ pub enum Code {
     MembershipEnds,
     /// It reaches no other node.
     Alone,
+    /// More than one machine uses a node's key.
+    KeyShared,
+    /// A clock is off.
+    Clock,
+    /// A neighbour takes nothing of what there is to tell it.
+    GossipStalled,
     /// Its state cannot be written.
     Disk,
     /// A local port of `pln connect` cannot be listened on.
@@ -46,10 +52,13 @@ pub enum Code {
 
 impl Code {
     /// All of them, so that the metric has its series from the start.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::NotMember,
         Self::MembershipEnds,
         Self::Alone,
+        Self::KeyShared,
+        Self::Clock,
+        Self::GossipStalled,
         Self::Disk,
         Self::ListenerWaits,
         Self::ServiceUnanswered,
@@ -65,6 +74,9 @@ impl Code {
             Self::NotMember => "not_member",
             Self::MembershipEnds => "membership_ends",
             Self::Alone => "alone",
+            Self::KeyShared => "key_shared",
+            Self::Clock => "clock",
+            Self::GossipStalled => "gossip_stalled",
             Self::Disk => "disk",
             Self::ListenerWaits => "listener_waits",
             Self::ServiceUnanswered => "service_unanswered",

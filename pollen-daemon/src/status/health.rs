@@ -9,6 +9,8 @@ use super::when::Span;
 use super::{Reading, label};
 use crate::store::health::DiskHealth;
 
+mod machines;
+
 /// A membership that ends sooner than this is worth a warning: a day is time enough to be granted another.
 const EXPIRY_WARNING_MS: u64 = 24 * 60 * 60 * 1000;
 
@@ -39,6 +41,7 @@ impl Health {
         let mut conditions = Vec::new();
         conditions.extend(standing(reading));
         conditions.extend(company(reading.view));
+        conditions.extend(machines::of(reading));
         conditions.extend(disk(reading));
         conditions.extend(listeners(reading));
         conditions.extend(unanswered(reading));

@@ -2,7 +2,9 @@
 
 use super::table::{Layout, Section};
 use pollen_common::identity::Digest;
+use pollen_common::node::{SharedKey, Signs};
 use pollen_common::views::{Inability, SeedVersion, VersionId};
+use std::sync::Arc;
 
 use super::*;
 use crate::control::handle::{About, Numbers};
@@ -154,6 +156,7 @@ fn what_the_parts_say_is_wrong_is_a_condition_each_with_what_to_do() {
     let refusing = Refusing { cause: Cause::Full, since: sample::NOW, error: "no room".into(), waiting: 3 };
     sample.troubles = Troubles {
         disk: DiskHealth::Refusing(refusing),
+        signs: Arc::default(),
         unanswered: vec![Export {
             name: Some("web".parse().expect("a name")),
             protocol: Protocol::Tcp,
@@ -168,6 +171,42 @@ fn what_the_parts_say_is_wrong_is_a_condition_each_with_what_to_do() {
     assert_eq!(codes(&health), [Code::Disk, Code::ListenerWaits, Code::ServiceUnanswered]);
     insta::assert_snapshot!("troubles_as_json", json(&health));
     insta::assert_snapshot!("troubles_as_text", table::status(&Status::of(sample.reading()), NARROW));
+}
+
+#[test]
+fn a_key_on_two_machines_is_told_with_both_addresses_and_what_to_do() {
+    let mut sample = Sample::new();
+    let shared = |witness| SharedKey {
+        addrs: vec!["192.0.2.2:60611".parse().expect("an address"), "192.0.2.7:60611".parse().expect("an address")],
+        witness,
+        seen: sample::NOW,
+    };
+    let shared_keys = [(sample::key(1), shared(Some(sample::key(2)))), (sample::key(2), shared(None))].into();
+    let signs = Signs { shared_keys, stalled: [sample::key(2)].into(), ..Signs::default() };
+    sample.troubles.signs = Arc::new(signs);
+    let health = Health::of(sample.reading());
+    assert_eq!(health.state, HealthState::Unhealthy, "a node that may not publish is no part of a working mesh");
+    insta::assert_snapshot!(
+        "machines_as_text",
+        health.conditions.iter().map(|c| format!("{}\n  {}\n", c.message, c.remedy)).collect::<String>()
+    );
+}
+
+#[test]
+fn the_clock_that_differs_from_most_is_the_one_that_is_off() {
+    let mut sample = Sample::new();
+    let mut told = |clocks: &[(u8, i64)], known| {
+        let clocks = clocks.iter().map(|(node, off)| (sample::key(*node), *off)).collect();
+        sample.troubles.signs = Arc::new(Signs { clocks, clocks_known: known, ..Signs::default() });
+        let health = Health::of(sample.reading());
+        health.conditions.into_iter().map(|condition| condition.message).collect::<Vec<_>>()
+    };
+    let berlin = sample::key(2).short();
+    assert_eq!(told(&[(2, 86_400_400)], 1), [format!("the clock of berlin ({berlin}) is 1d ahead of this node's")]);
+    assert_eq!(told(&[(2, -7_000)], 3), [format!("the clock of berlin ({berlin}) is 7s behind this node's")]);
+    let own = told(&[(2, -600_000), (3, -600_400)], 2);
+    assert_eq!(own, ["this node's clock is 10m ahead of those of most of its neighbours"]);
+    assert_eq!(told(&[(2, -600_000), (3, 600_000)], 2).len(), 2, "nobody knows who is right");
 }
 
 #[test]

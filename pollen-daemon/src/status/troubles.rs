@@ -1,6 +1,10 @@
 //! What the parts of a node say of themselves that no view shows. Owns the shape that health is judged by, together with
 //! a view; must not know how the parts found out. Invariant: empty where nothing is wrong.
 
+use std::sync::Arc;
+
+use pollen_common::node::Signs;
+
 use crate::services::Export;
 use crate::store::health::DiskHealth;
 
@@ -8,6 +12,8 @@ use crate::store::health::DiskHealth;
 #[derive(Clone, Debug, Default)]
 pub struct Troubles {
     pub disk: DiskHealth,
+    /// What was noticed of neighbours' machines.
+    pub signs: Arc<Signs>,
     /// Served, and nobody listens on the port.
     pub unanswered: Vec<Export>,
 }

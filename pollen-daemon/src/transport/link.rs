@@ -316,7 +316,8 @@ impl Session {
         // Fails on a stream that is gone already, which the reader will find.
         let _gone = send.set_priority(LINK_PRIORITY);
         up.store(true, Ordering::Relaxed);
-        self.event(MeshEvent::LinkUp { link: link.id, peer: link.peer, dialed: link.dialed }).await;
+        let remote = self.inner.path.route(&link.peer);
+        self.event(MeshEvent::LinkUp { link: link.id, peer: link.peer, dialed: link.dialed, remote }).await;
         let (finished, peer_finished) = oneshot::channel();
         tokio::join!(self.read(recv, finished), self.write(send, orders, peer_finished), self.probes(probes));
     }

@@ -40,7 +40,7 @@ fn member_key() -> SecretKey {
 pub fn member_says(data: &[u8]) {
     let mut node = restore(&founder_key(), &pair().founder);
     let mut now = later(START, Duration::from_secs(5));
-    node.handle(Input::LinkUp { link: LINK, peer: member_key().public(), dialed: false }, now);
+    node.handle(Input::LinkUp { link: LINK, peer: member_key().public(), dialed: false, remote: None }, now);
     drain(&mut node);
     let mut rest = data;
     while let Some(first) = rest.first() {
@@ -106,8 +106,8 @@ pub fn honest_transcript() -> Vec<u8> {
     let mut founder = restore(&founder_key(), &pair().founder);
     let mut member = restore(&member_key(), &pair().member);
     let mut now = later(START, Duration::from_secs(5));
-    founder.handle(Input::LinkUp { link: LINK, peer: member_key().public(), dialed: false }, now);
-    member.handle(Input::LinkUp { link: LINK, peer: founder_key().public(), dialed: true }, now);
+    founder.handle(Input::LinkUp { link: LINK, peer: member_key().public(), dialed: false, remote: None }, now);
+    member.handle(Input::LinkUp { link: LINK, peer: founder_key().public(), dialed: true, remote: None }, now);
     let put = Command::PutState { key: b"key".to_vec(), value: b"value".to_vec() };
     member.handle(Input::Command { id: RequestId(1), command: put }, now);
     let mut said = Vec::new();
@@ -164,7 +164,7 @@ fn admit() -> Pair {
         }
     };
     let mut joining = Joining::new(&token, &member_key(), Arc::new(Strict), START.unix).expect("a fresh token");
-    founder.handle(Input::LinkUp { link: LINK, peer: member_key().public(), dialed: false }, START);
+    founder.handle(Input::LinkUp { link: LINK, peer: member_key().public(), dialed: false, remote: None }, START);
     founder.handle(Input::LinkBytes { link: LINK, bytes: joining.request() }, START);
     let (answer, writes) = drain(&mut founder);
     keep(&mut founder_records, writes);

@@ -17,6 +17,7 @@ fn every_message() -> Vec<Message> {
             roll: digest,
             lanes: [digest; 3],
             bundle: vec![vec![1, 2], vec![]],
+            instance: 5,
         },
         Message::RollDone,
         Message::RollAsk { prefix },
@@ -38,6 +39,7 @@ fn every_message() -> Vec<Message> {
             contacts: vec![(key, vec![SocketAddr::from((Ipv6Addr::LOCALHOST, 60611)), ([10, 0, 0, 1], 1).into()])],
         },
         Message::Refused { reason: "the invite has expired".into() },
+        Message::SharedKey { here: Some(([10, 0, 0, 1], 1).into()), there: None },
     ]
 }
 
@@ -57,6 +59,19 @@ fn a_later_version_s_message_is_told_from_a_broken_one() {
 }
 
 #[test]
+fn the_greeting_of_an_older_version_is_read_so_that_it_can_be_refused_by_its_version() {
+    let Message::Hello { cluster, roll, lanes, .. } = every_message().remove(0) else {
+        unreachable!("it is the first")
+    };
+    let versions = Versions { lowest: 1, highest: 1 };
+    let mut writer = Writer::new(0);
+    writer.put(&versions).put(&cluster).put(&roll).put(&lanes).blobs(&[]);
+    let hello = Message::decode(&writer.finish());
+    assert_eq!(hello, Ok(Message::Hello { versions, cluster, roll, lanes, bundle: vec![], instance: 0 }));
+    assert_eq!(Versions::OURS.common(versions), None);
+}
+
+#[test]
 fn versions_agree_on_the_highest_that_both_know() {
     let range = |lowest, highest| Versions { lowest, highest };
     assert_eq!(range(1, 3).common(range(2, 5)), Some(3));
@@ -71,7 +86,7 @@ proptest! {
     }
 
     #[test]
-    fn no_change_to_a_message_makes_the_decoder_panic(at in any::<prop::sample::Index>(), which in 0usize..18, byte: u8) {
+    fn no_change_to_a_message_makes_the_decoder_panic(at in any::<prop::sample::Index>(), which in 0usize..19, byte: u8) {
         let mut bytes = every_message()[which].encode();
         let at = at.index(bytes.len());
         bytes[at] = byte;
