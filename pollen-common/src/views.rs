@@ -18,6 +18,7 @@ mod hosts;
 mod judge;
 mod links;
 pub mod name;
+mod namesakes;
 mod seed;
 mod why;
 pub use hosts::{HOLDS_MAX, REPLICAS_MAX, UNABLE_MAX};
@@ -60,7 +61,10 @@ pub struct View {
 #[derive(Clone, Debug)]
 pub struct NodeInfo {
     pub key: NodeKey,
+    /// What tells it from all others: what it chose, with a number where others chose that before.
     pub name: Option<Name>,
+    /// What it says it is called.
+    pub chosen_name: Option<Name>,
     /// Where it says it can be reached by UDP, at most 8.
     pub addrs: Vec<SocketAddr>,
     pub member: Member,

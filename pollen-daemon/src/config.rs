@@ -94,6 +94,7 @@ impl Settings {
     #[must_use]
     pub fn live(&self) -> handle::Settings {
         handle::Settings {
+            name: self.name.as_deref().and_then(|name| parse_name(name).ok()),
             http: self.http,
             log_level: self.log_level.clone(),
             seed_memory_mib: self.seed_memory_mib,

@@ -47,17 +47,15 @@ pub struct Control {
 
 impl Control {
     /// Listens on the socket in the daemon's state directory, and for scrapes if the settings say so. A metrics
-    /// address that cannot be had is logged and left; it must not keep a node from starting.
+    /// address that cannot be had is told and tried again; it must not keep a node from starting.
     ///
     /// # Errors
     /// When the socket cannot be had; nothing is left running then.
     pub async fn start(daemon: Arc<dyn Daemon>) -> Result<Self, socket::BindError> {
         let dir = daemon.about().dir;
         let listener = socket::bind(&dir)?;
-        let exporter = Exporter::new(Arc::clone(&daemon));
-        if let Err(failure) = exporter.listen(daemon.settings().http).await {
-            tracing::warn!("metrics are off: {}", failure.message);
-        }
+        let exporter = Arc::new(Exporter::new(Arc::clone(&daemon)));
+        Arc::clone(&exporter).take_up().await;
         let (stop, stopped) = watch::channel(false);
         let refused = Arc::clone(&exporter.refused().control);
         let router = server::Api::new(Arc::clone(&daemon), exporter).router();

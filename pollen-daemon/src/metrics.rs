@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -37,6 +38,9 @@ pub struct Exporter {
 }
 
 /// What a scrape is made of.
+/// How long to wait before a taken address is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+
 struct Shown {
     daemon: Arc<dyn Daemon>,
     refused: Tallies,
@@ -74,6 +78,24 @@ impl Exporter {
     #[must_use]
     pub fn refused(&self) -> &Tallies {
         &self.shown.refused
+    }
+
+    /// Listens where the settings say. Where that cannot be had it is said to the daemon, and tried again until it can
+    /// or an operator has set something else.
+    pub async fn take_up(self: Arc<Self>) {
+        let daemon = Arc::clone(&self.shown.daemon);
+        let Err(failure) = self.listen(daemon.settings().http).await else { return };
+        tracing::warn!("metrics are off: {}", failure.message);
+        daemon.metrics_wait(Some(failure.message));
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(RETRY_AFTER).await;
+                let settled = self.current.lock().await.is_some();
+                if settled || self.listen(daemon.settings().http).await.is_ok() {
+                    return daemon.metrics_wait(None);
+                }
+            }
+        });
     }
 
     /// Listens at `address` from now on, nowhere where absent.

@@ -128,9 +128,13 @@ fn a_taken_port_and_a_service_without_a_server_are_told_until_they_are_mended() 
     let page = Server::http(&a.host, port.parse().unwrap(), b"again".to_vec()).unwrap();
     await_healthy(&a, TOLD_DEADLINE).unwrap();
 
+    b.ok(&["set", "http", "127.0.0.1:9090"]).unwrap();
     b.terminate().unwrap();
     let squatter = Server::tcp_echo(&b.host, local).unwrap();
+    let other = Server::tcp_echo(&b.host, 9090).unwrap();
     b.up().unwrap();
+    await_condition(&b, "metrics_wait", &["9090"], TOLD_DEADLINE).unwrap();
+    drop(other);
     await_condition(&b, "listener_waits", &[&local.to_string(), "in use"], TOLD_DEADLINE).unwrap();
     let text = b.ok(&["status"]).unwrap();
     assert!(text.contains(&format!("{local} (waiting)")), "{text}");
@@ -139,6 +143,8 @@ fn a_taken_port_and_a_service_without_a_server_are_told_until_they_are_mended() 
     await_healthy(&b, TOLD_DEADLINE).unwrap();
     assert_eq!(http_get(&b.host, local, "/").unwrap(), b"again", "it was taken over by itself");
     await_event(&b, "condition_ended", "listener_waits");
+    let metrics = String::from_utf8(http_get(&b.host, 9090, "/metrics").unwrap()).unwrap();
+    assert!(metrics.contains("pln_condition{code=\"listener_waits\"} 0"), "{metrics}");
     drop(page);
 }
 
@@ -157,4 +163,27 @@ fn a_full_disk_is_told_until_there_is_room() {
     fs::remove_file(disk.ballast()).unwrap();
     await_healthy(&nodes[1], TOLD_DEADLINE).unwrap();
     await_condition(&nodes[0], "service_unanswered", &["nobody listens"], TOLD_DEADLINE).unwrap();
+}
+
+#[test]
+fn machines_of_one_name_are_told_apart_until_each_is_given_its_own() {
+    let Some(mut lab) = lab_or_skip() else { return };
+    let mut nodes = lab.hosts(Family::V4, ["a", "b", "c"]).unwrap().map(Pln::on);
+    form(&mut nodes, &["--publisher"]).unwrap();
+    let [a, b, c] = &nodes;
+    for image in [b, c] {
+        assert_eq!(image.ok(&["set", "name", "vm"]).unwrap(), "name             vm");
+    }
+    // The one that was admitted first keeps the name.
+    await_online(&[a, b, c], &["a", "vm", "vm-2"], TOLD_DEADLINE).unwrap();
+    for node in [a, b, c] {
+        await_condition(node, "name_shared", &["called vm", "vm, vm-2"], TOLD_DEADLINE).unwrap();
+    }
+    assert_eq!(a.json(&["inspect", "vm-2"]).unwrap()["key"], c.json(&["id"]).unwrap()["key"]);
+    await_event(c, "condition_began", "name_shared");
+    c.ok(&["set", "name", "db"]).unwrap();
+    await_online(&[a, b, c], &["a", "vm", "db"], TOLD_DEADLINE).unwrap();
+    for node in [a, b, c] {
+        await_healthy(node, TOLD_DEADLINE).unwrap();
+    }
 }

@@ -30,6 +30,7 @@ fn node(n: u16, memory_mib: u32) -> NodeInfo {
     NodeInfo {
         key: key(n),
         name: None,
+        chosen_name: None,
         addrs: Vec::new(),
         member,
         liveness,

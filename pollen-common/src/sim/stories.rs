@@ -294,3 +294,18 @@ fn a_clock_that_is_off_is_noticed_on_both_sides_and_no_more_once_it_is_set() {
     world.run_for(Duration::from_secs(5));
     assert!((0..3).all(|at| offs(&world, at).is_empty()));
 }
+
+#[test]
+fn neighbours_that_answer_and_take_nothing_are_noticed_until_they_take_something() {
+    let mut world = World::new(15, 3, true);
+    until(&mut world, all_online);
+    let stalled = |world: &World, at: usize| world.node(at).expect("up").signs().stalled.len();
+    world.set_read(0, false);
+    world.run_for(Duration::from_secs(5));
+    assert_eq!(stalled(&world, 0), 0, "it may be a slow way");
+    world.run_for(Duration::from_secs(25));
+    assert_eq!((stalled(&world, 0), stalled(&world, 1)), (2, 0));
+    assert_eq!(online(&world, 0), 3, "they answer");
+    world.set_read(0, true);
+    until(&mut world, |world| stalled(world, 0) == 0);
+}

@@ -1,7 +1,7 @@
 //! The simulated world: machines, the network, and one queue of things to come. Executes nodes' outputs as the
 //! daemon's driver does, in virtual time.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -112,6 +112,8 @@ pub struct World {
     last_request: u64,
     /// What a machine says on a link whose other end is no machine: a joiner's.
     overheard: Option<Overheard>,
+    /// Of these machines nobody reads the ordered streams: they never hear that there is room.
+    unread: BTreeSet<At>,
     /// Of datagrams, in 1/256.
     pub(super) loss: usize,
     pub(super) watch: Watch,
@@ -135,6 +137,7 @@ impl World {
             replies: BTreeMap::new(),
             last_request: 0,
             overheard: None,
+            unread: BTreeSet::new(),
             loss: 0,
             watch: Watch::default(),
         };
@@ -249,6 +252,12 @@ impl World {
     fn clock_of(&self, at: At) -> Now {
         let Now { mono, unix } = self.clock();
         Now { mono, unix: unix.after(Duration::from_millis(self.machines[at].clock_ahead_ms)) }
+    }
+
+    /// Whether its neighbours take what a machine sends on ordered streams.
+    pub fn set_read(&mut self, at: At, read: bool) {
+        self.unread.retain(|unread| *unread != at);
+        self.unread.extend((!read).then_some(at));
     }
 
     /// Sets a machine's wall clock ahead of the others'.
@@ -530,7 +539,12 @@ impl World {
                 }
             }
             Event::Again { connection, end } => self.deliver(connection, end),
-            Event::Writable { connection, end } => self.arrive(connection, end, |link| Input::LinkWritable { link }),
+            Event::Writable { connection, end } => {
+                let machine = self.network.connections.get(&connection).map(|c| c.ends[end].machine);
+                if machine.is_none_or(|machine| !self.unread.contains(&machine)) {
+                    self.arrive(connection, end, |link| Input::LinkWritable { link });
+                }
+            }
             Event::Datagram { connection, end, bytes } => {
                 self.arrive(connection, end, |link| Input::LinkDatagram { link, bytes });
             }

@@ -22,6 +22,7 @@ impl View {
             let info = NodeInfo {
                 key: *key,
                 name: judged.names.get(key).cloned(),
+                chosen_name: judged.chosen.get(key).cloned(),
                 addrs: judged.addrs.get(key).cloned().unwrap_or_default(),
                 member: (*member).clone(),
                 liveness: alive.liveness(key),

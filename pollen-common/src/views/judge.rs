@@ -12,7 +12,7 @@ use super::contest::{Contender, Contest};
 use super::entries::{self, Claim, Said, SeedClaim};
 use super::hosts::Hosts;
 use super::links::Links;
-use super::{Name, Provider, RefusedEntry, Target};
+use super::{Name, Provider, RefusedEntry, Target, namesakes};
 use crate::identity::NodeKey;
 use crate::maps::{Document, Lane};
 use crate::roll::{Member, Standing, Tier};
@@ -26,7 +26,10 @@ pub const REFUSED_PER_AUTHOR_MAX: usize = 32;
 #[derive(Clone, Debug)]
 pub(super) struct Judged<'a> {
     pub members: BTreeMap<NodeKey, &'a Member>,
+    /// What tells each from all others.
     pub names: BTreeMap<NodeKey, Name>,
+    /// What each says it is called.
+    pub chosen: BTreeMap<NodeKey, Name>,
     pub addrs: BTreeMap<NodeKey, Vec<SocketAddr>>,
     pub contests: BTreeMap<Name, Contest<Claim>>,
     /// By service, in the order of their keys.
@@ -46,6 +49,7 @@ impl<'a> Judged<'a> {
         let mut judged = Self {
             members,
             names: BTreeMap::new(),
+            chosen: BTreeMap::new(),
             addrs: BTreeMap::new(),
             contests: BTreeMap::new(),
             providers: BTreeMap::new(),
@@ -62,6 +66,7 @@ impl<'a> Judged<'a> {
                 judged.read_lane(document, author, lane, &mut offers);
             }
         }
+        judged.names = namesakes::told_apart(&judged.chosen, |key| judged.members[key].admitted);
         judged.contests.values_mut().for_each(Contest::settle);
         judged.seeds.values_mut().for_each(Contest::settle);
         judged.count_providers(offers);
@@ -96,7 +101,7 @@ impl<'a> Judged<'a> {
         match said {
             Said::Node { name, addrs } => {
                 if let Some(name) = name {
-                    self.names.insert(*author, name);
+                    self.chosen.insert(*author, name);
                 }
                 self.addrs.insert(*author, addrs);
             }

@@ -12,7 +12,7 @@ use crate::control::settings::Key;
 /// Change a setting at once and for good, or show what is set
 #[derive(Debug, clap::Args)]
 pub(super) struct Set {
-    /// `http`: where metrics are served, e.g. :9090. `log-level`: e.g. debug. `seed-memory`: what all seeds here may use
+    /// `name`: what this node is called, its host's name unless set. `http`: where metrics are served, e.g. :9090. `log-level`: e.g. debug. `seed-memory`: what all seeds here may use
     /// together, e.g. 4GiB. `stream-patience`: how long open streams wait for a peer that answers nothing, 15m unless set
     #[arg(value_parser = parse_key)]
     key: Option<Key>,
@@ -65,6 +65,7 @@ fn line(key: Key, settings: &SettingsShown) -> String {
 
 fn value(key: Key, settings: &SettingsShown) -> Option<&str> {
     match key {
+        Key::Name => settings.name.as_deref(),
         Key::Http => settings.http.as_deref(),
         Key::LogLevel => settings.log_level.as_deref(),
         Key::SeedMemory => settings.seed_memory.as_deref(),

@@ -182,6 +182,9 @@ pub struct Invited {
 /// `GET /v1/settings`: what is set. Absent means the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SettingsShown {
+    /// What this node is called.
+    #[serde(default)]
+    pub name: Option<String>,
     /// Where `/metrics` listens.
     pub http: Option<String>,
     #[serde(rename = "log-level")]
@@ -197,6 +200,7 @@ pub struct SettingsShown {
 impl From<&Settings> for SettingsShown {
     fn from(settings: &Settings) -> Self {
         Self {
+            name: settings.name.as_ref().map(ToString::to_string),
             http: settings.http.map(super::settings::show_address),
             log_level: settings.log_level.clone(),
             seed_memory: settings.seed_memory_mib.map(super::size::show_mib),

@@ -36,6 +36,7 @@ pub(crate) struct Asked {
     pub(crate) called: Vec<CallRequest>,
     pub(crate) settings: Settings,
     pub(crate) refuse_settings: bool,
+    pub(crate) metrics_wait: Option<String>,
     pub(crate) shutdown: bool,
 }
 
@@ -85,6 +86,10 @@ impl Daemon for Fake {
 
     fn numbers(&self) -> Numbers {
         sample::numbers()
+    }
+
+    fn metrics_wait(&self, why: Option<String>) {
+        self.asked().metrics_wait = why;
     }
 
     fn troubles(&self) -> Troubles {

@@ -46,6 +46,8 @@ pub trait Daemon: Send + Sync + 'static {
     fn numbers(&self) -> Numbers;
     /// What its parts say is wrong with them.
     fn troubles(&self) -> Troubles;
+    /// Why `/metrics` is not served where the settings say, if so: the control server says it, and tries again.
+    fn metrics_wait(&self, why: Option<String>);
     /// A request to the node: invites and statements signed elsewhere.
     fn command(&self, command: Command) -> Answer<'_, Reply>;
     /// The rules that decided what the view says of `subject`, a sentence each.
@@ -225,6 +227,8 @@ pub struct EventRecord {
 /// What an operator may change while the daemon runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
+    /// What this node is called; as its host where absent.
+    pub name: Option<Name>,
     /// Where `/metrics` listens; not at all where absent.
     pub http: Option<SocketAddr>,
     /// The filter of the logs, in the syntax of `tracing`: `info` where absent.

@@ -44,7 +44,7 @@ const FOLLOWERS_MAX: usize = 32;
 /// What every handler works with.
 pub struct Api {
     pub(super) daemon: Arc<dyn Daemon>,
-    pub(super) exporter: Exporter,
+    pub(super) exporter: Arc<Exporter>,
     pub(super) followers: Arc<Semaphore>,
     pub(super) uploads: Arc<Semaphore>,
     /// Held while a setting is changed: two changes at once would lose one.
@@ -55,7 +55,7 @@ pub(super) type Shared = State<Arc<Api>>;
 type Answered<T> = Result<Json<T>, Failure>;
 
 impl Api {
-    pub(super) fn new(daemon: Arc<dyn Daemon>, exporter: Exporter) -> Self {
+    pub(super) fn new(daemon: Arc<dyn Daemon>, exporter: Arc<Exporter>) -> Self {
         let followers = Arc::new(Semaphore::new(FOLLOWERS_MAX));
         Self { daemon, exporter, followers, uploads: seeds::uploads(), setting: Mutex::new(()) }
     }

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
+use pollen_common::views::Name;
+
 use crate::control::duration::duration;
 use crate::control::failure::{Code, Failure};
 use crate::control::handle::Settings;
@@ -14,6 +16,8 @@ use crate::logs;
 /// A setting's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Key {
+    /// What this node is called.
+    Name,
     /// Where `/metrics` listens.
     Http,
     /// How much is logged.
@@ -25,11 +29,12 @@ pub enum Key {
 }
 
 impl Key {
-    pub const ALL: [Self; 4] = [Self::Http, Self::LogLevel, Self::SeedMemory, Self::StreamPatience];
+    pub const ALL: [Self; 5] = [Self::Name, Self::Http, Self::LogLevel, Self::SeedMemory, Self::StreamPatience];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Name => "name",
             Self::Http => "http",
             Self::LogLevel => "log-level",
             Self::SeedMemory => "seed-memory",
@@ -54,6 +59,7 @@ impl FromStr for Key {
 /// `Usage` for a value that does not parse.
 pub fn changed(mut settings: Settings, key: Key, value: Option<&str>) -> Result<Settings, Failure> {
     match key {
+        Key::Name => settings.name = value.map(parse_name).transpose()?,
         Key::Http => settings.http = value.map(parse_address).transpose()?,
         Key::LogLevel => settings.log_level = value.map(parse_level).transpose()?,
         Key::SeedMemory => settings.seed_memory_mib = value.map(parse_memory).transpose()?,
@@ -79,6 +85,10 @@ pub fn parse_address(s: &str) -> Result<SocketAddr, Failure> {
 #[must_use]
 pub fn show_address(address: SocketAddr) -> String {
     if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) { format!(":{}", address.port()) } else { address.to_string() }
+}
+
+fn parse_name(s: &str) -> Result<Name, Failure> {
+    s.parse().map_err(|error| Failure::new(Code::Usage, format!("`{s}` cannot be a node's name: {error}")))
 }
 
 /// The longest filter of logs, in bytes: more than anybody types, less than fills a line of `pln set`.
@@ -173,6 +183,15 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_checked_and_folded() {
+        let set = |value| changed(Settings::default(), Key::Name, Some(value)).map(|s| s.name.map(|n| n.to_string()));
+        assert_eq!(set("Atlas"), Ok(Some("atlas".into())));
+        for wrong in ["", "8080", "a b", "-a", "\u{202e}a"] {
+            assert_eq!(set(wrong).map_err(|failure| failure.code), Err(Code::Usage), "{wrong}");
+        }
+    }
+
+    #[test]
     fn patience_is_of_whole_seconds_up_to_a_day() {
         let set = |value| changed(Settings::default(), Key::StreamPatience, Some(value)).map(|s| s.stream_patience_s);
         assert_eq!((set("1s"), set("15m"), set("24h")), (Ok(Some(1)), Ok(Some(900)), Ok(Some(86_400))));
@@ -185,6 +204,9 @@ mod tests {
     fn an_unknown_key_names_those_there_are() {
         let failure = "htpp".parse::<Key>().unwrap_err();
         assert_eq!(failure.code, Code::Usage);
-        assert_eq!(failure.hint.as_deref(), Some("known settings: http, log-level, seed-memory, stream-patience"));
+        assert_eq!(
+            failure.hint.as_deref(),
+            Some("known settings: name, http, log-level, seed-memory, stream-patience")
+        );
     }
 }

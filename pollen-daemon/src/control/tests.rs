@@ -224,7 +224,8 @@ async fn metrics_move_live_and_stay_where_they_were_when_that_fails() {
     };
     assert!(tokio::time::timeout(Duration::from_secs(5), gone).await.is_ok(), "it stops listening");
     assert_eq!(set("nowhere".into()).await.map_err(|f| f.code), Err(Code::Usage));
-    let nothing_set = json!({"http": null, "log-level": null, "seed-memory": null, "stream-patience": null});
+    let nothing_set =
+        json!({"name": null, "http": null, "log-level": null, "seed-memory": null, "stream-patience": null});
     assert_eq!(running.ask("/v1/settings").await, Ok(nothing_set));
 }
 
@@ -313,7 +314,7 @@ struct Counting {
 fn counting(limits: Limits) -> Counting {
     let dir = tempfile::tempdir().expect("a directory");
     let fake = Fake::new(dir.path());
-    let router = super::server::Api::new(fake.clone(), crate::metrics::Exporter::new(fake.clone())).router();
+    let router = super::server::Api::new(fake.clone(), Arc::new(crate::metrics::Exporter::new(fake.clone()))).router();
     let app = super::call::Front::new(fake, router);
     let listener = super::socket::bind(dir.path()).expect("an empty directory");
     let (stop, stopped) = watch::channel(false);

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use pollen_common::node::Command;
+use pollen_common::node::{Command, Refusal};
 use pollen_common::views::Name;
 
 use super::addresses::{self, Changes};
@@ -27,6 +27,14 @@ pub(super) async fn keep_announced(running: Arc<Running>) {
         },
         withdraw_offer_if_unable(&running),
     );
+}
+
+/// Says by which name it goes now, and the addresses that it has said.
+pub(super) async fn rename(running: &Running) -> Result<(), Refusal> {
+    let view = running.driver().view();
+    let addrs = view.nodes.get(&view.me).map(|me| me.addrs.clone()).unwrap_or_default();
+    let name = own_name(running.settings_now().name.as_deref());
+    running.driver().command(Command::Announce { name, addrs }).await.map(drop)
 }
 
 /// Says what this machine gives to seeds.

@@ -41,6 +41,10 @@ pub(super) async fn keep_told(running: Arc<Running>) {
 
 /// Asks the kernel off the threads that have others waiting.
 async fn unanswered(services: Services) -> Vec<crate::services::Export> {
+    // A thread for nothing is a thread too many.
+    if services.exports().is_empty() {
+        return Vec::new();
+    }
     tokio::task::spawn_blocking(move || services.unanswered()).await.unwrap_or_default()
 }
 

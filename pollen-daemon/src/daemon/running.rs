@@ -75,6 +75,8 @@ pub(super) struct Running {
     noted: Arc<Mutex<Option<WayBack>>>,
     /// What it serves and nobody listens for, as of the last look.
     unanswered: Arc<Mutex<Vec<Export>>>,
+    /// Why metrics are off though they are set.
+    metrics_wait: Arc<Mutex<Option<String>>>,
     stop: watch::Sender<bool>,
 }
 
@@ -96,6 +98,7 @@ impl Running {
             changing_services: Arc::default(),
             noted: Arc::default(),
             unanswered: Arc::default(),
+            metrics_wait: Arc::default(),
             stop: watch::Sender::new(false),
             parts: Arc::new(parts),
         }
@@ -284,9 +287,10 @@ impl Running {
     }
 
     async fn put_in_force(&self, live: handle::Settings) -> Result<(), Refusal> {
-        let handle::Settings { http, log_level, seed_memory_mib, stream_patience_s } = live;
+        let handle::Settings { name, http, log_level, seed_memory_mib, stream_patience_s } = live;
         let was = self.settings_now();
-        let settings = Settings { http, log_level, seed_memory_mib, stream_patience_s, ..was.clone() };
+        let name = name.map(|name| name.to_string());
+        let settings = Settings { name, http, log_level, seed_memory_mib, stream_patience_s, ..was.clone() };
         let patience = settings.stream_patience();
         let most_mib = Machine::memory_mib_max();
         // One that was set on a larger machine stays, and hinders no other setting.
@@ -307,6 +311,9 @@ impl Running {
         way_back::note(self).await;
         if was.stream_patience() != patience {
             self.parts.driver.command(Command::Patience { patience }).await?;
+        }
+        if was.name != self.settings_now().name {
+            announce::rename(self).await?;
         }
         if was.seed_memory_mib != seed_memory_mib {
             self.parts.machine.give(seed_memory_mib);
@@ -413,10 +420,15 @@ impl Daemon for Running {
         }
     }
 
+    fn metrics_wait(&self, why: Option<String>) {
+        *self.metrics_wait.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
     fn troubles(&self) -> Troubles {
         Troubles {
             disk: self.parts.writer.health().borrow().clone(),
             signs: self.parts.driver.signs(),
+            metrics_wait: self.metrics_wait.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             unanswered: self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }

@@ -40,8 +40,12 @@ pub enum Code {
     Disk,
     /// A local port of `pln connect` cannot be listened on.
     ListenerWaits,
+    /// The port of `/metrics` cannot be listened on.
+    MetricsWait,
     /// Nobody listens on a port that it serves.
     ServiceUnanswered,
+    /// Several machines chose one name.
+    NameShared,
     /// A name that it claims is another's.
     NameLost,
     /// A seed of its own that nobody serves.
@@ -52,7 +56,7 @@ pub enum Code {
 
 impl Code {
     /// All of them, so that the metric has its series from the start.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::NotMember,
         Self::MembershipEnds,
         Self::Alone,
@@ -61,7 +65,9 @@ impl Code {
         Self::GossipStalled,
         Self::Disk,
         Self::ListenerWaits,
+        Self::MetricsWait,
         Self::ServiceUnanswered,
+        Self::NameShared,
         Self::NameLost,
         Self::SeedUnserved,
         Self::EntriesRefused,
@@ -79,7 +85,9 @@ impl Code {
             Self::GossipStalled => "gossip_stalled",
             Self::Disk => "disk",
             Self::ListenerWaits => "listener_waits",
+            Self::MetricsWait => "metrics_wait",
             Self::ServiceUnanswered => "service_unanswered",
+            Self::NameShared => "name_shared",
             Self::NameLost => "name_lost",
             Self::SeedUnserved => "seed_unserved",
             Self::EntriesRefused => "entries_refused",

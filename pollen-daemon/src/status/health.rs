@@ -1,7 +1,9 @@
 //! Whether this node is well, in one word and with all that is wrong. Owns the rules; pure.
 //! Invariant: a node that is not healthy always says why and what to do, and one that is has nothing to say.
 
-use pollen_common::views::{Liveness, SeedInfo, View};
+use std::collections::BTreeMap;
+
+use pollen_common::views::{Liveness, Name, NodeInfo, SeedInfo, View};
 use serde::{Deserialize, Serialize};
 
 use super::condition::{Code, Condition};
@@ -13,6 +15,9 @@ mod machines;
 
 /// A membership that ends sooner than this is worth a warning: a day is time enough to be granted another.
 const EXPIRY_WARNING_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// Machines of one name that are listed: a line.
+const NAMESAKES_SHOWN_MAX: usize = 5;
 
 /// How this node is, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +49,9 @@ impl Health {
         conditions.extend(machines::of(reading));
         conditions.extend(disk(reading));
         conditions.extend(listeners(reading));
+        conditions.extend(metrics(reading));
         conditions.extend(unanswered(reading));
+        conditions.extend(namesakes(reading.view));
         conditions.extend(names(reading.view));
         conditions.extend(seeds(reading.view));
         conditions.extend(entries(reading.view));
@@ -110,12 +117,40 @@ fn listeners(Reading { listeners, .. }: Reading<'_>) -> impl Iterator<Item = Con
     })
 }
 
+fn metrics(Reading { troubles, .. }: Reading<'_>) -> Option<Condition> {
+    let why = troubles.metrics_wait.as_ref()?;
+    let remedy =
+        "stop what uses the port: then it is taken over by itself; or `pln set http` to another, or `pln unset http`";
+    Some(degraded(Code::MetricsWait, "http", format!("metrics are off: {why}"), remedy))
+}
+
 fn unanswered(Reading { troubles, .. }: Reading<'_>) -> impl Iterator<Item = Condition> {
     troubles.unanswered.iter().map(|export| {
         let (port, label, protocol) = (export.port, export.label(), label::protocol(export.protocol));
         let message = format!("{protocol} port {port} is served as {label}, and nobody listens on it");
         let remedy = format!("start the server on this machine, on port {port}; or `pln unserve {label}`");
         degraded(Code::ServiceUnanswered, format!("{port}/{protocol}"), message, remedy)
+    })
+}
+
+/// Machines called alike, as those made of one image are: each name once, with what tells them apart here.
+fn namesakes(view: &View) -> impl Iterator<Item = Condition> {
+    let mut called: BTreeMap<&Name, Vec<&NodeInfo>> = BTreeMap::new();
+    for node in view.nodes.values() {
+        if let Some(name) = &node.chosen_name {
+            called.entry(name).or_default().push(node);
+        }
+    }
+    called.into_iter().filter(|(_, nodes)| nodes.len() > 1).map(|(name, nodes)| {
+        let mut shown: Vec<String> =
+            nodes.iter().filter_map(|node| node.name.as_ref()).map(ToString::to_string).collect();
+        shown.sort_by_key(|name| (name.len(), name.clone()));
+        let more = shown.len().saturating_sub(NAMESAKES_SHOWN_MAX);
+        shown.truncate(NAMESAKES_SHOWN_MAX);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let message =
+            format!("{} machines are called {name}: they are told apart as {}{more}", nodes.len(), shown.join(", "));
+        degraded(Code::NameShared, name, message, "give each a name of its own: `pln set name NAME` on it")
     })
 }
 

@@ -59,6 +59,7 @@ fn node(i: u8, name: &str, tier: Tier, liveness: Liveness) -> NodeInfo {
     NodeInfo {
         key: key(i),
         name: Some(name.parse().expect("a name")),
+        chosen_name: Some(name.parse().expect("a name")),
         addrs: vec![format!("192.0.2.{i}:60611").parse().expect("an address")],
         member: Member { key: key(i), rights, path: vec![key(9)], admitted: NOW.0 - 86_400_000 },
         liveness,

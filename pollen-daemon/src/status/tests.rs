@@ -157,6 +157,7 @@ fn what_the_parts_say_is_wrong_is_a_condition_each_with_what_to_do() {
     sample.troubles = Troubles {
         disk: DiskHealth::Refusing(refusing),
         signs: Arc::default(),
+        metrics_wait: Some("cannot listen on :9090: address already in use".into()),
         unanswered: vec![Export {
             name: Some("web".parse().expect("a name")),
             protocol: Protocol::Tcp,
@@ -168,7 +169,7 @@ fn what_the_parts_say_is_wrong_is_a_condition_each_with_what_to_do() {
     (listener.local, listener.waiting) = (Vec::new(), Some("address already in use".into()));
     let health = Health::of(sample.reading());
     assert_eq!(health.state, HealthState::Degraded);
-    assert_eq!(codes(&health), [Code::Disk, Code::ListenerWaits, Code::ServiceUnanswered]);
+    assert_eq!(codes(&health), [Code::Disk, Code::ListenerWaits, Code::MetricsWait, Code::ServiceUnanswered]);
     insta::assert_snapshot!("troubles_as_json", json(&health));
     insta::assert_snapshot!("troubles_as_text", table::status(&Status::of(sample.reading()), NARROW));
 }
@@ -207,6 +208,17 @@ fn the_clock_that_differs_from_most_is_the_one_that_is_off() {
     let own = told(&[(2, -600_000), (3, -600_400)], 2);
     assert_eq!(own, ["this node's clock is 10m ahead of those of most of its neighbours"]);
     assert_eq!(told(&[(2, -600_000), (3, 600_000)], 2).len(), 2, "nobody knows who is right");
+}
+
+#[test]
+fn machines_that_chose_one_name_are_told_of_with_what_tells_them_apart() {
+    let mut sample = Sample::new();
+    let cork = sample.view.nodes.get_mut(&sample::key(3)).expect("it is in the sample");
+    (cork.chosen_name, cork.name) = ("ams".parse().ok(), "ams-2".parse().ok());
+    let health = Health::of(sample.reading());
+    assert_eq!(codes(&health), [Code::NameShared]);
+    assert_eq!(messages(&health), ["2 machines are called ams: they are told apart as ams, ams-2"]);
+    assert!(health.conditions[0].remedy.contains("pln set name"));
 }
 
 #[test]

@@ -14,6 +14,8 @@ pub struct Troubles {
     pub disk: DiskHealth,
     /// What was noticed of neighbours' machines.
     pub signs: Arc<Signs>,
+    /// Why `/metrics` is not served where the settings say.
+    pub metrics_wait: Option<String>,
     /// Served, and nobody listens on the port.
     pub unanswered: Vec<Export>,
 }

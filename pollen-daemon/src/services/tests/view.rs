@@ -47,6 +47,7 @@ impl ViewBuilder {
         let info = NodeInfo {
             key,
             name: name.map(|name| name.parse().expect("a name")),
+            chosen_name: None,
             addrs,
             member: Member { key, rights, path: Vec::new(), admitted: 0 },
             liveness,

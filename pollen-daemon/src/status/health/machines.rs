@@ -34,8 +34,9 @@ fn key_shared(view: &View, key: NodeKey, shared: &SharedKey) -> Condition {
     addrs.dedup();
     let addrs: Vec<String> = addrs.iter().map(ToString::to_string).collect();
     if key != view.me {
-        let at = if addrs.is_empty() { String::new() } else { format!(": it was seen at {}", addrs.join(" and at ")) };
-        let message = format!("more than one machine runs with the key of {}{at}", named(view, key));
+        let at = if addrs.is_empty() { String::new() } else { format!(" at {}", addrs.join(" and at ")) };
+        let (name, seen) = (named(view, key), shared.seen);
+        let message = format!("more than one machine runs with the key of {name}: it was seen{at}, last at {seen}");
         return degraded(Code::KeyShared, key, message, remedy());
     }
     let at = match (shared.witness, addrs.as_slice()) {
@@ -45,7 +46,10 @@ fn key_shared(view: &View, key: NodeKey, shared: &SharedKey) -> Condition {
         (Some(witness), [at]) => format!(": {} sees it at {at}", named(view, witness)),
         _ => String::new(),
     };
-    let message = format!("another machine runs with this node's key{at}; nothing is published while it does");
+    let message = format!(
+        "another machine runs with this node's key{at}, last at {}; nothing is published while it does",
+        shared.seen
+    );
     unhealthy(Code::KeyShared, key, message, remedy())
 }
 
