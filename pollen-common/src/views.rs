@@ -104,19 +104,41 @@ pub enum Protocol {
     Udp,
 }
 
+impl Protocol {
+    pub const BOTH: [Self; 2] = [Self::Tcp, Self::Udp];
+
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Tcp => Self::Udp,
+            Self::Udp => Self::Tcp,
+        }
+    }
+}
+
 /// A named service: its owner's claim and everyone who provides it.
 #[derive(Clone, Debug)]
 pub struct ServiceInfo {
     pub name: Name,
     pub owner: NodeKey,
+    /// What its owner claimed it for first; each provider says what it speaks.
     pub protocol: Protocol,
     /// Whether the owner lets other publishers provide it.
     pub shared: bool,
     pub claimed: UnixMs,
-    /// The owner if it provides (it may only hold the name), and others where shared; in key order.
+    /// The owner if it provides (it may only hold the name), and others where shared; in key order, one that speaks both
+    /// protocols once for each.
     pub providers: Vec<Provider>,
     /// Claims of the same name that lost, with the reason.
     pub conflicts: Vec<Conflict>,
+}
+
+impl ServiceInfo {
+    /// Whether somebody provides it in `protocol`.
+    #[must_use]
+    pub fn speaks(&self, protocol: Protocol) -> bool {
+        self.providers.iter().any(|provider| provider.protocol == protocol)
+    }
 }
 
 /// A node's local port behind a service.

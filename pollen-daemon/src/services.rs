@@ -82,6 +82,12 @@ struct Shared {
     session_idle: Duration,
 }
 
+/// A listener that there is, or one that could be bound.
+enum Ready {
+    There(Arc<Imported>),
+    New(Import, Sockets),
+}
+
 struct MeshSide {
     reach: Arc<dyn Reach>,
     runtime: Handle,
@@ -276,7 +282,16 @@ impl Services {
 
     /// Withdraws `service` and cuts its streams. Returns what was withdrawn; nothing if it was not served.
     pub fn unserve(&self, service: &ServiceRef) -> Vec<Export> {
-        let gone = self.0.exports().matching(service);
+        self.withdraw(self.0.exports().matching(service))
+    }
+
+    /// The same for what a name stands for in one protocol.
+    pub fn unserve_in(&self, name: &Name, protocol: Protocol) -> Vec<Export> {
+        let found = self.0.exports().find(&Target::Name(name.clone()), protocol);
+        self.withdraw(found.map(|exported| exported.export).into_iter().collect())
+    }
+
+    fn withdraw(&self, gone: Vec<Export>) -> Vec<Export> {
         for export in &gone {
             let removed = self.0.exports().remove(export);
             self.cut_export(export);
@@ -287,23 +302,42 @@ impl Services {
         gone
     }
 
-    /// Opens a local listener to a service of the mesh. Idempotent: the same service and provider answer with the
-    /// listener there is, unless another local port is asked for.
+    /// Opens local listeners to a service of the mesh, one for each protocol that it speaks. Idempotent: the same service
+    /// and provider answer with the listeners there are, unless another local port is asked for.
     ///
     /// # Errors
-    /// When no such service is known, or the local port cannot be bound; nothing was changed.
-    pub fn connect(&self, request: &Connect) -> Result<Listener, ConnectError> {
+    /// When no such service is known, or a local port cannot be bound; nothing was changed.
+    pub fn connect(&self, request: &Connect) -> Result<Vec<Listener>, ConnectError> {
         let runtime = &self.0.mesh.get().ok_or(ConnectError::NotStarted)?.runtime;
         let view = self.0.view.borrow().clone();
         let found = resolve::service(&view, &request.service, request.provider.as_deref())?;
-        if let Some(there) = self.0.imports().find(&found.target, found.provider, request.bind, request.local_port) {
-            return Ok(there.listener());
+        // Bound all before any is kept, so that what fails leaves nothing behind.
+        let mut ready = Vec::new();
+        for found in found {
+            let there = self
+                .0
+                .imports()
+                .find(&found.target, found.protocol, found.provider, request.bind, request.local_port)
+                .cloned();
+            ready.push(match there {
+                Some(there) => Ready::There(there),
+                None => self.bind(request, found, view.me)?,
+            });
         }
-        if self.0.imports().is_full() {
+        let new = ready.iter().filter(|ready| matches!(ready, Ready::New(..))).count();
+        if self.0.imports().iter().count() + new > IMPORTS_MAX {
             return Err(ConnectError::TooMany);
         }
+        let listeners = ready.into_iter().map(|ready| match ready {
+            Ready::There(there) => there.listener(),
+            Ready::New(import, sockets) => self.listen(runtime, import, Some(sockets)),
+        });
+        Ok(listeners.collect())
+    }
+
+    fn bind(&self, request: &Connect, found: resolve::Resolved, me: NodeKey) -> Result<Ready, ConnectError> {
         let port = request.local_port.unwrap_or(found.port);
-        if self.is_own(&found, request.bind, port, view.me) {
+        if self.is_own(&found, request.bind, port, me) {
             return Err(ConnectError::Itself { port, service: found.target });
         }
         let sockets = Sockets::bind(found.protocol, request.bind, port)
@@ -315,7 +349,7 @@ impl Services {
             bind: request.bind,
             local_port: sockets.port(),
         };
-        Ok(self.listen(runtime, import, Some(sockets)))
+        Ok(Ready::New(import, sockets))
     }
 
     /// Whether a listener would stand where this node has the very service that it is for.

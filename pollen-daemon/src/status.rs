@@ -155,6 +155,7 @@ impl From<&PeerNumbers> for PathRow {
 pub struct ServiceRow {
     /// Absent for a service that is reached by provider and port alone.
     pub name: Option<String>,
+    /// What it was claimed for first; `providers` say what each speaks.
     pub protocol: ProtocolName,
     /// Whose name it is; the provider where there is no name.
     pub owner: NodeRef,
@@ -177,6 +178,8 @@ pub struct NodeRef {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProviderRow {
     pub node: NodeRef,
+    #[serde(default)]
+    pub protocol: ProtocolName,
     pub port: u16,
     pub online: bool,
 }
@@ -332,6 +335,7 @@ fn listening(listeners: &[Listener], of: impl Fn(&Listener) -> bool) -> Vec<Sock
 pub(crate) fn provider_row(view: &View, provider: &Provider) -> ProviderRow {
     ProviderRow {
         node: node_ref(view, provider.node),
+        protocol: provider.protocol.into(),
         port: provider.port,
         online: view.nodes.get(&provider.node).is_some_and(|node| node.liveness.is_online()),
     }

@@ -96,6 +96,7 @@ fn kind_vectors(author: &NodeKey, add: &mut impl FnMut(&str, &[u8])) {
     let claim = entries::Claim {
         protocol: Protocol::Tcp,
         port: Some(8080),
+        also: None,
         shared: true,
         claimed: UnixMs(1_800_000_000_000),
         hashes: Vec::new(),
@@ -103,9 +104,13 @@ fn kind_vectors(author: &NodeKey, add: &mut impl FnMut(&str, &[u8])) {
     let (key, value) = entries::claim(&name("api"), &claim);
     add("key claim", &key);
     add("value claim", &value);
+    let both = entries::Claim { also: Some(53), ..claim.clone() };
+    add("value claim both", &entries::claim(&name("api"), &both).1);
     let held = entries::Claim { port: None, hashes: [Digest([0x0c; 32])].into(), ..claim };
     add("value claim held", &entries::claim(&name("api"), &held).1);
-    let (key, value) = entries::provider(&name("api"), author, 8081);
+    let mut offered = entries::Offered::default();
+    offered.set_port(Protocol::Tcp, Some(8081));
+    let (key, value) = entries::provider(&name("api"), author, &offered);
     add("key provider", &key);
     add("value provider", &value);
     let (key, value) = entries::unnamed(Protocol::Udp, 53);

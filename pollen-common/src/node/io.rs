@@ -110,7 +110,7 @@ pub enum Command {
         port: u16,
         shared: bool,
     },
-    /// Stop publishing a named service, or the unnamed one on a port.
+    /// Stop publishing a named service in one protocol (with port 0: in every), or the unnamed one on a port.
     Unserve {
         name: Option<Name>,
         protocol: Protocol,

@@ -16,7 +16,7 @@ use crate::maps::{Held, Lane, Sealed};
 use crate::roll::{Statement, Tier};
 use crate::time::{Instant, Now};
 use crate::views::entries::Claim;
-use crate::views::{Name, Protocol, entries};
+use crate::views::{Name, Protocol, Target, entries};
 use crate::wire::Message;
 
 /// Addresses that a node says of itself.
@@ -114,27 +114,29 @@ impl Node {
                     ..refusal(RefusalKind::Denied, format!("the name {name} belongs to {owner} and is not shared"))
                 });
             }
-            if service.protocol != protocol {
-                return Err(refusal(
-                    RefusalKind::Denied,
-                    format!("the shared service {name} speaks the other protocol"),
-                ));
+            if service.protocol != protocol && !service.speaks(protocol) {
+                let owner = self.name_of(&service.owner);
+                return Err(Refusal {
+                    hint: Some(format!("{owner} has to serve it so, or choose another name")),
+                    ..refusal(
+                        RefusalKind::Denied,
+                        format!("the shared service {name} of {owner} speaks the other protocol"),
+                    )
+                });
             }
-            let (key, value) = entries::provider(name, &service.owner, port);
+            let key = entries::provider_key(name, &service.owner);
+            let offered = self.authoring.value(Lane::Facts, &key).and_then(entries::offered_in);
+            let mut offered = offered.unwrap_or_default();
+            offered.set_port(protocol, Some(port));
+            let (key, value) = entries::provider(name, &service.owner, &offered);
             return self.write(id, Lane::Facts, &key, Some(value), now);
         }
         let key = entries::claim_key(name);
-        let own = self.view.services.get(name).filter(|service| service.owner == self.me);
-        if own.is_some_and(|service| service.protocol != protocol) {
-            let message = format!("this node serves {name} by the other protocol");
-            return Err(Refusal {
-                hint: Some(format!("`pln unserve {name}` first")),
-                ..refusal(RefusalKind::Failed, message)
-            });
-        }
         // A claim keeps its date when its details change: the date decides who owns the name.
-        let since = self.authoring.value(Lane::Facts, &key).and_then(entries::claimed_at).unwrap_or(now.unix);
-        let claim = Claim { protocol, port: Some(port), shared, claimed: since, hashes: Vec::new() };
+        let own = self.authoring.value(Lane::Facts, &key).and_then(entries::claim_in);
+        let new = Claim { protocol, port: None, also: None, shared, claimed: now.unix, hashes: Vec::new() };
+        let mut claim = Claim { shared, ..own.unwrap_or(new) };
+        claim.set_port(protocol, Some(port));
         let (key, value) = entries::claim(name, &claim);
         self.write(id, Lane::Facts, &key, Some(value), now)
     }
@@ -147,23 +149,38 @@ impl Node {
         port: u16,
         now: Now,
     ) -> Result<(), Refusal> {
-        let keys: Vec<Vec<u8>> = match name {
-            None => alloc::vec![entries::unnamed(protocol, port).0],
-            Some(name) => {
-                let provided = self.authoring.keys(Lane::Facts, &entries::provider_prefix(name));
-                provided.into_iter().map(Vec::from).chain([entries::claim_key(name)]).collect()
-            }
+        let (name, claim) = match name {
+            None => (port.to_string(), entries::unnamed(protocol, port).0),
+            Some(name) => (name.to_string(), entries::claim_key(name)),
         };
-        let mut keys = keys;
+        let prefix = name.parse().map(|name| entries::provider_prefix(&name)).ok();
+        let provided = prefix.map(|prefix| self.authoring.keys(Lane::Facts, &prefix)).unwrap_or_default();
+        let mut keys: Vec<Vec<u8>> = provided.into_iter().map(Vec::from).chain([claim]).collect();
         keys.retain(|key| self.authoring.value(Lane::Facts, key).is_some());
         let Some((last, rest)) = keys.split_last() else {
-            let what = name.map_or_else(|| format!("port {port}"), ToString::to_string);
-            return Err(refusal(RefusalKind::NotFound, format!("this node does not serve {what}")));
+            return Err(refusal(RefusalKind::NotFound, format!("this node does not serve {name}")));
         };
         for key in rest {
-            self.put(Lane::Facts, key, None, now)?;
+            let left = self.without(key, protocol, port);
+            self.put(Lane::Facts, key, left, now)?;
         }
-        self.write(id, Lane::Facts, last, None, now)
+        let left = self.without(last, protocol, port);
+        self.write(id, Lane::Facts, last, left, now)
+    }
+
+    /// What is left of an own claim or offer when it no longer speaks `protocol`; with port 0, when it is withdrawn.
+    fn without(&self, key: &[u8], protocol: Protocol, port: u16) -> Option<Vec<u8>> {
+        let Some(Target::Name(name)) = entries::target_in(key).filter(|_| port > 0) else { return None };
+        let value = self.authoring.value(Lane::Facts, key)?;
+        if key == entries::claim_key(&name) {
+            let mut claim = entries::claim_in(value)?;
+            claim.set_port(protocol, None);
+            return claim.port.map(|_| entries::claim(&name, &claim).1);
+        }
+        let mut offered = entries::offered_in(value)?;
+        offered.set_port(protocol, None);
+        let owner = NodeKey::try_from(&key[entries::provider_prefix(&name).len()..]).ok()?;
+        offered.of_claim.map(|_| entries::provider(&name, &owner, &offered).1)
     }
 
     /// Changes an own entry; the request is answered when that is on disk.

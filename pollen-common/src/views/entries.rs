@@ -43,7 +43,7 @@ pub enum Said {
     /// The author claims a name.
     Claim { name: Name, claim: Claim },
     /// The author provides the service that `owner` claims.
-    Provider { name: Name, owner: NodeKey, port: u16 },
+    Provider { name: Name, owner: NodeKey, offered: Offered },
     /// The author serves a port without a name.
     Unnamed { protocol: Protocol, port: u16 },
     /// The author is connected with `peer`.
@@ -68,11 +68,66 @@ pub struct Claim {
     pub protocol: Protocol,
     /// The owner's local port, if it provides the service itself.
     pub port: Option<u16>,
+    /// Its port in the other protocol, if it speaks both.
+    pub also: Option<u16>,
     /// Whether other publishers may provide it.
     pub shared: bool,
     pub claimed: UnixMs,
     /// Content of this version and of the next, for kinds that have content. At most [`HASHES_MAX`].
     pub hashes: Vec<Digest>,
+}
+
+impl Claim {
+    /// The owner's port in a protocol.
+    #[must_use]
+    pub fn port_in(&self, protocol: Protocol) -> Option<u16> {
+        if protocol == self.protocol { self.port } else { self.also }
+    }
+
+    /// Sets the owner's port in a protocol. The first stays the first while it is spoken.
+    pub fn set_port(&mut self, protocol: Protocol, port: Option<u16>) {
+        if protocol == self.protocol {
+            self.port = port;
+        } else {
+            self.also = port;
+        }
+        if self.port.is_none() && self.also.is_some() {
+            self.protocol = self.protocol.other();
+            self.port = self.also.take();
+        }
+    }
+}
+
+/// What a provider that is not the owner offers: a port for each protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offered {
+    pub tcp: Option<u16>,
+    pub udp: Option<u16>,
+    /// From a node that knows of one protocol alone: a port in that of the claim.
+    pub of_claim: Option<u16>,
+}
+
+impl Offered {
+    /// The port in a protocol, where the claim is for `claimed` first.
+    #[must_use]
+    pub fn port_in(&self, protocol: Protocol, claimed: Protocol) -> Option<u16> {
+        if self.tcp.or(self.udp).is_none() {
+            return self.of_claim.filter(|_| protocol == claimed);
+        }
+        match protocol {
+            Protocol::Tcp => self.tcp,
+            Protocol::Udp => self.udp,
+        }
+    }
+
+    /// Sets the port in a protocol.
+    pub fn set_port(&mut self, protocol: Protocol, port: Option<u16>) {
+        match protocol {
+            Protocol::Tcp => self.tcp = port,
+            Protocol::Udp => self.udp = port,
+        }
+        self.of_claim = self.tcp.or(self.udp);
+    }
 }
 
 /// Why an entry cannot be read.
@@ -108,7 +163,8 @@ pub fn node(name: Option<&Name>, addrs: &[SocketAddr]) -> Pair {
 #[must_use]
 pub fn claim(name: &Name, claim: &Claim) -> Pair {
     let value = written(|e| {
-        let fields = 3 + u64::from(claim.port.is_some()) + u64::from(!claim.hashes.is_empty());
+        let ports = u64::from(claim.port.is_some()) + u64::from(claim.also.is_some());
+        let fields = 3 + ports + u64::from(!claim.hashes.is_empty());
         e.map(fields)?.u8(0)?.u8(protocol_code(claim.protocol))?;
         if let Some(port) = claim.port {
             e.u8(1)?.u16(port)?;
@@ -116,6 +172,9 @@ pub fn claim(name: &Name, claim: &Claim) -> Pair {
         e.u8(2)?.bool(claim.shared)?.u8(3)?.u64(claim.claimed.0)?;
         if !claim.hashes.is_empty() {
             e.u8(4)?.encode(&claim.hashes)?;
+        }
+        if let Some(also) = claim.also {
+            e.u8(7)?.u16(also)?;
         }
         Ok(())
     });
@@ -128,6 +187,18 @@ pub fn claim_key(name: &Name) -> Vec<u8> {
     [CLAIM, name.as_str().as_bytes()].concat()
 }
 
+/// The claim in a value of this node's own.
+#[must_use]
+pub fn claim_in(value: &[u8]) -> Option<Claim> {
+    read_claim(value).ok()
+}
+
+/// What an own value offers.
+#[must_use]
+pub fn offered_in(value: &[u8]) -> Option<Offered> {
+    read_offered(value).ok()
+}
+
 /// The date in a claim's value.
 #[must_use]
 pub fn claimed_at(value: &[u8]) -> Option<UnixMs> {
@@ -136,9 +207,20 @@ pub fn claimed_at(value: &[u8]) -> Option<UnixMs> {
 
 /// Facts: this node provides the service `name` that `owner` claims and shares.
 #[must_use]
-pub fn provider(name: &Name, owner: &NodeKey, port: u16) -> Pair {
-    let key = [&provider_prefix(name), &owner.0[..]].concat();
-    (key, written(|e| e.map(1)?.u8(0)?.u16(port).map(drop)))
+pub fn provider(name: &Name, owner: &NodeKey, offered: &Offered) -> Pair {
+    let ports = [(0, offered.of_claim), (1, offered.tcp), (2, offered.udp)];
+    let said = || ports.iter().filter_map(|(field, port)| Some((*field, (*port)?)));
+    let value = written(|e| {
+        e.map(said().count() as u64)?;
+        said().try_for_each(|(field, port): (u8, u16)| e.u8(field)?.u16(port).map(drop))
+    });
+    (provider_key(name, owner), value)
+}
+
+/// The key of the entry that says so.
+#[must_use]
+pub fn provider_key(name: &Name, owner: &NodeKey) -> Vec<u8> {
+    [&provider_prefix(name), &owner.0[..]].concat()
 }
 
 /// What the keys of all provider entries for `name` begin with.
@@ -237,15 +319,7 @@ fn read_fact(key: &[u8], value: &[u8]) -> Result<Said, Unread> {
         let slash = rest.iter().position(|byte| *byte == b'/').ok_or(Unread::Malformed)?;
         let name = parse_name(&rest[..slash]).ok_or(Unread::Malformed)?;
         let owner = NodeKey::try_from(&rest[slash + 1..]).map_err(|_| Unread::Malformed)?;
-        let mut port = None;
-        fields(value, |field, d| match field {
-            0 => {
-                port = Some(d.u16()?);
-                Ok(true)
-            }
-            _ => Ok(false),
-        })?;
-        return Ok(Said::Provider { name, owner, port: port.filter(|port| *port > 0).ok_or(Unread::Malformed)? });
+        return Ok(Said::Provider { name, owner, offered: read_offered(value)? });
     }
     if let Some(said) = seeds::read_fact(key, value) {
         return said;
@@ -259,6 +333,22 @@ fn read_fact(key: &[u8], value: &[u8]) -> Result<Said, Unread> {
         }
     }
     Err(Unread::Kind)
+}
+
+fn read_offered(value: &[u8]) -> Result<Offered, Unread> {
+    let mut offered = Offered::default();
+    fields(value, |field, d| {
+        let place = match field {
+            0 => &mut offered.of_claim,
+            1 => &mut offered.tcp,
+            2 => &mut offered.udp,
+            _ => return Ok(false),
+        };
+        *place = Some(d.u16()?).filter(|port| *port > 0);
+        Ok(true)
+    })?;
+    let any = offered.of_claim.or(offered.tcp).or(offered.udp);
+    any.map(|_| offered).ok_or(Unread::Malformed)
 }
 
 fn read_node(value: &[u8]) -> Result<Said, Unread> {
@@ -276,6 +366,7 @@ fn read_node(value: &[u8]) -> Result<Said, Unread> {
 
 fn read_claim(value: &[u8]) -> Result<Claim, Unread> {
     let (mut protocol, mut port, mut shared, mut claimed, mut hashes) = (None, None, false, None, Vec::new());
+    let mut also = None;
     fields(value, |field, d| {
         match field {
             0 => {
@@ -295,12 +386,13 @@ fn read_claim(value: &[u8]) -> Result<Claim, Unread> {
                     return Err(Unread::Clause);
                 }
             }
+            7 => also = Some(d.u16()?).filter(|port| *port > 0),
             _ => return Ok(false),
         }
         Ok(true)
     })?;
     let (Some(protocol), Some(claimed)) = (protocol, claimed) else { return Err(Unread::Malformed) };
-    Ok(Claim { protocol, port, shared, claimed, hashes })
+    Ok(Claim { protocol, port, also, shared, claimed, hashes })
 }
 
 impl From<minicbor::decode::Error> for Unread {

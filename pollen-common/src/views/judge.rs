@@ -9,10 +9,10 @@ use alloc::vec::Vec;
 use core::net::SocketAddr;
 
 use super::contest::{Contender, Contest};
-use super::entries::{self, Claim, Said, SeedClaim};
+use super::entries::{self, Claim, Offered, Said, SeedClaim};
 use super::hosts::Hosts;
 use super::links::Links;
-use super::{Name, Provider, RefusedEntry, Target, namesakes};
+use super::{Name, Protocol, Provider, RefusedEntry, Target, namesakes};
 use crate::identity::NodeKey;
 use crate::maps::{Document, Lane};
 use crate::roll::{Member, Standing, Tier};
@@ -110,9 +110,9 @@ impl<'a> Judged<'a> {
                 require_publisher(member)?;
                 self.unnamed.push(Provider { node: *author, protocol, port });
             }
-            Said::Provider { name, owner, port } => {
+            Said::Provider { name, owner, offered } => {
                 require_publisher(member)?;
-                offers.push(Offer { author: *author, name, owner, port });
+                offers.push(Offer { author: *author, name, owner, offered });
             }
             Said::Claim { name, claim } => {
                 require_publisher(member)?;
@@ -137,19 +137,24 @@ impl<'a> Judged<'a> {
     fn count_providers(&mut self, offers: Vec<Offer>) {
         for (name, contest) in &self.contests {
             let owner = contest.owner();
-            let own = |port| Provider { node: owner.author, protocol: owner.claim.protocol, port };
-            self.providers.insert(name.clone(), owner.claim.port.map(own).into_iter().collect());
+            let own = |protocol| {
+                let port = owner.claim.port_in(protocol)?;
+                Some(Provider { node: owner.author, protocol, port })
+            };
+            self.providers.insert(name.clone(), Protocol::BOTH.into_iter().filter_map(own).collect());
         }
         for offer in offers {
             match self.judge_offer(&offer) {
-                Ok(provider) => self.providers.entry(offer.name).or_default().push(provider),
+                Ok(providers) => self.providers.entry(offer.name).or_default().extend(providers),
                 Err(reason) => {
-                    let key = entries::provider(&offer.name, &offer.owner, offer.port).0;
+                    let key = entries::provider_key(&offer.name, &offer.owner);
                     self.refused.push((Some(Target::Name(offer.name)), refusal(&offer.author, &key, reason)));
                 }
             }
         }
-        self.providers.values_mut().for_each(|providers| providers.sort_by_key(|provider| provider.node));
+        self.providers
+            .values_mut()
+            .for_each(|providers| providers.sort_by_key(|provider| (provider.node, provider.protocol)));
     }
 
     /// Counts who serves and keeps what the seeds' owners name.
@@ -166,7 +171,7 @@ impl<'a> Judged<'a> {
         }
     }
 
-    fn judge_offer(&self, offer: &Offer) -> Result<Provider, String> {
+    fn judge_offer(&self, offer: &Offer) -> Result<Vec<Provider>, String> {
         let owner = self.contests.get(&offer.name).map(Contest::owner);
         let owner = owner.ok_or_else(|| format!("nobody claims the name {}", offer.name))?;
         let called = self.called(&owner.author);
@@ -179,7 +184,17 @@ impl<'a> Judged<'a> {
         if !owner.claim.shared {
             return Err(format!("the claim of its owner {called} does not say shared"));
         }
-        Ok(Provider { node: offer.author, protocol: owner.claim.protocol, port: offer.port })
+        // Only as its owner has it: who asks for the name must find the same service wherever it is.
+        let spoken = |protocol: &Protocol| *protocol == owner.claim.protocol || owner.claim.also.is_some();
+        let provider = |protocol| {
+            let port = offer.offered.port_in(protocol, owner.claim.protocol)?;
+            Some(Provider { node: offer.author, protocol, port })
+        };
+        let providers: Vec<_> = Protocol::BOTH.into_iter().filter(spoken).filter_map(provider).collect();
+        if providers.is_empty() {
+            return Err(format!("its owner {called} does not speak that protocol"));
+        }
+        Ok(providers)
     }
 
     /// A node as sentences name it: its name if it has one, and its key's beginning.
@@ -193,7 +208,7 @@ struct Offer {
     author: NodeKey,
     name: Name,
     owner: NodeKey,
-    port: u16,
+    offered: Offered,
 }
 
 fn require_publisher(member: &Member) -> Result<(), String> {

@@ -86,12 +86,26 @@ impl World {
 
     fn claims(&mut self, n: u8, text: &str, after_start: u64, shared: bool, port: Option<u16>) {
         let claimed = UnixMs(START.0 + after_start);
-        let claim = Claim { protocol: Protocol::Tcp, port, shared, claimed, hashes: Vec::new() };
+        let claim = Claim { protocol: Protocol::Tcp, port, also: None, shared, claimed, hashes: Vec::new() };
         self.says(n, Lane::Facts, entries::claim(&name(text), &claim));
     }
 
     fn provides(&mut self, n: u8, text: &str, owner: u8, port: u16) {
-        self.says(n, Lane::Facts, entries::provider(&name(text), &key(owner), port));
+        self.says(
+            n,
+            Lane::Facts,
+            entries::provider(
+                &name(text),
+                &key(owner),
+                &entries::Offered { of_claim: Some(port), ..entries::Offered::default() },
+            ),
+        );
+    }
+
+    fn offers(&mut self, n: u8, text: &str, owner: u8, ports: &[(Protocol, u16)]) {
+        let mut offered = entries::Offered::default();
+        ports.iter().for_each(|(protocol, port)| offered.set_port(*protocol, Some(*port)));
+        self.says(n, Lane::Facts, entries::provider(&name(text), &key(owner), &offered));
     }
 
     fn link(&mut self, a: u8, b: u8) {
@@ -299,4 +313,52 @@ fn a_view_counts_bytes_and_shows_roots_that_equal_documents_share() {
     let entries: Vec<u64> =
         world.document.iter(Lane::Facts).flat_map(|h| h.map().iter()).map(|e: &Arc<Entry>| e.size_bytes()).collect();
     assert_eq!((one.document_entries, one.document_bytes), (entries.len() as u64, entries.iter().sum()));
+}
+
+#[test]
+fn a_name_has_the_protocols_of_its_owner_and_others_offer_those_they_have() {
+    let mut world = World::new();
+    let claim = |also| Claim {
+        protocol: Protocol::Tcp,
+        port: Some(53),
+        also,
+        shared: true,
+        claimed: START,
+        hashes: Vec::new(),
+    };
+    world.says(2, Lane::Facts, entries::claim(&name("dns"), &claim(Some(5353))));
+    world.offers(3, "dns", 2, &[(Protocol::Udp, 54)]);
+    let spoken = |world: &World| -> Vec<_> {
+        let view = world.view(1);
+        view.services[&name("dns")].providers.iter().map(|p| (p.node, p.protocol, p.port)).collect()
+    };
+    let owner = [(key(2), Protocol::Tcp, 53), (key(2), Protocol::Udp, 5353)];
+    let one = (key(3), Protocol::Udp, 54);
+    assert_eq!(spoken(&world), [owner[0], owner[1], one]);
+    world.offers(3, "dns", 2, &[(Protocol::Udp, 54), (Protocol::Tcp, 55)]);
+    assert_eq!(spoken(&world), [owner[0], owner[1], (key(3), Protocol::Tcp, 55), one]);
+    world.provides(3, "dns", 2, 56);
+    assert_eq!(spoken(&world)[2..], [(key(3), Protocol::Tcp, 56)], "as a node says that knows of one protocol alone");
+
+    world.says(2, Lane::Facts, entries::claim(&name("dns"), &claim(None)));
+    world.offers(3, "dns", 2, &[(Protocol::Udp, 54)]);
+    assert_eq!(spoken(&world), [owner[0]]);
+    assert!(world.why_name("dns").iter().any(|why| why.contains("does not speak that protocol")));
+}
+
+#[test]
+fn a_claim_that_loses_its_first_protocol_goes_on_with_the_other() {
+    let mut claim = Claim {
+        protocol: Protocol::Tcp,
+        port: Some(53),
+        also: None,
+        shared: false,
+        claimed: UnixMs(7),
+        hashes: Vec::new(),
+    };
+    claim.set_port(Protocol::Udp, Some(54));
+    claim.set_port(Protocol::Tcp, None);
+    assert_eq!((claim.protocol, claim.port, claim.also), (Protocol::Udp, Some(54), None));
+    claim.set_port(Protocol::Udp, None);
+    assert_eq!((claim.port_in(Protocol::Udp), claim.port_in(Protocol::Tcp)), (None, None));
 }

@@ -6,7 +6,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use super::judge::Judged;
-use super::{Liveness, Name, View};
+use super::{Liveness, Name, Protocol, View};
 use crate::identity::NodeKey;
 use crate::maps::Document;
 use crate::roll::{Kind, Member, Roll, Standing};
@@ -131,7 +131,12 @@ fn owned(judged: &Judged<'_>, me: &NodeKey, name: &Name) -> Vec<String> {
             for provider in providers {
                 let by = if provider.node == owner.author { "as its owner" } else { "as the owner shares it" };
                 let online = if alive.liveness(&provider.node).is_online() { "online" } else { "offline" };
-                reasons.push(format!("{} provides it {by}, and is {online}", judged.called(&provider.node)));
+                let (port, called) = (provider.port, judged.called(&provider.node));
+                let protocol = match provider.protocol {
+                    Protocol::Tcp => "tcp",
+                    Protocol::Udp => "udp",
+                };
+                reasons.push(format!("{called} provides it {by}, on {protocol} port {port}, and is {online}"));
             }
             if providers.is_empty() {
                 reasons.push("nobody provides it: its owner only holds the name".to_string());

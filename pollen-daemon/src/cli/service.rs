@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use hyper::Method;
 
 use super::output::Output;
-use crate::control::api::{ConnectBody, Connection, Done, ProtocolName, ServeBody, Served};
+use crate::control::api::{ConnectBody, Connected, Connection, Done, ProtocolName, ServeBody, Served};
 use crate::control::client::{Client, segment};
 use crate::control::failure::Failure;
 use crate::status::table::protocol;
@@ -15,7 +15,8 @@ mod spelling;
 
 /// Publish a port of this machine to the mesh
 ///
-/// With a name, every member can `pln connect NAME`. Without one it is reached by this node and the port. Kept across
+/// With a name, every member can `pln connect NAME`. A name may have a port for streams and one for datagrams: what is
+/// served later adds to it. Without one it is reached by this node and the port. Kept across
 /// restarts.
 #[derive(Debug, clap::Args)]
 pub(super) struct Serve {
@@ -23,7 +24,10 @@ pub(super) struct Serve {
     port: String,
     /// What the mesh shall call it: letters, digits and - _ .
     name: Option<String>,
-    /// Datagrams instead of streams
+    /// Streams; so where --udp is not given
+    #[arg(long)]
+    tcp: bool,
+    /// Datagrams; with --tcp both, under one name
     #[arg(long)]
     udp: bool,
     /// Let other publishers provide the name too; connections are spread over all
@@ -33,14 +37,17 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) async fn run(self, client: &Client, output: &mut Output<'_, '_>) -> Result<(), Failure> {
-        let Self { port, name, udp, shared } = self;
+        let Self { port, name, tcp, udp, shared } = self;
         let Form::Port(port) = spelling::form(&port, name.as_deref())?;
-        let body = ServeBody { port, name, protocol: if udp { ProtocolName::Udp } else { ProtocolName::Tcp }, shared };
+        let also_udp = tcp && udp;
+        let protocol = if udp && !tcp { ProtocolName::Udp } else { ProtocolName::Tcp };
+        let body = ServeBody { port, name, protocol, also_udp, shared };
         let served: Served = client.exchange(Method::POST, "/v1/services", Some(&body)).await?;
         output.answer(&served, || {
             let named = served.name.as_ref().map_or_else(String::new, |name| format!(" as {name}"));
             let shared = if served.shared { ", shared" } else { "" };
-            format!("serving {} port {}{named}{shared}", protocol(served.protocol), served.port)
+            let both = if served.also_udp { " and udp" } else { "" };
+            format!("serving {}{both} port {}{named}{shared}", self::protocol(served.protocol), served.port)
         })?;
         served.warnings.iter().for_each(|warning| output.note(&format!("warning: {warning}")));
         Ok(())
@@ -84,8 +91,17 @@ pub(super) struct Connect {
 impl Connect {
     pub(super) async fn run(self, client: &Client, output: &mut Output<'_, '_>) -> Result<(), Failure> {
         let body = self.body()?;
-        let connection: Connection = client.exchange(Method::POST, "/v1/connections", Some(&body)).await?;
-        output.answer(&connection, || format!("{} is at {}", connection.service, addresses(&connection)))
+        let connected: Connected = client.exchange(Method::POST, "/v1/connections", Some(&body)).await?;
+        output.answer(&connected, || {
+            let Connected { first, also } = &connected;
+            if also.is_empty() {
+                return format!("{} is at {}", first.service, addresses(first));
+            }
+            let each = std::iter::once(first).chain(also);
+            let lines =
+                each.map(|one| format!("{} is at {} ({})", one.service, addresses(one), protocol(one.protocol)));
+            lines.collect::<Vec<String>>().join("\n")
+        })
     }
 
     fn body(self) -> Result<ConnectBody, Failure> {

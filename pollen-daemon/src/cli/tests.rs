@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use pollen_common::identity::ClusterId;
+use pollen_common::views::Protocol;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -324,6 +325,10 @@ fn services_are_published_and_reached() {
     let quiet = daemon.pln(&["serve", "53", "--udp"]);
     assert_eq!((quiet.out.as_str(), quiet.err.as_str()), ("serving udp port 53\n", "warning: nothing listens there\n"));
     assert_eq!(daemon.pln(&["serve", "53", "--json"]).json()["warnings"][0], "nothing listens there");
+    let both = daemon.pln(&["serve", "530", "dns", "--tcp", "--udp"]);
+    assert_eq!(both.out, "serving tcp and udp port 530 as dns\n");
+    let asked: Vec<_> = daemon.fake.asked().served.iter().rev().take(2).map(|s| (s.protocol, s.port)).collect();
+    assert_eq!(asked, [(Protocol::Udp, 530), (Protocol::Tcp, 530)]);
     let denied = daemon.pln(&["serve", "60001", "x"]);
     assert_eq!(denied.code, 4);
     assert!(denied.err.contains("this node is a leaf"), "{}", denied.err);

@@ -82,6 +82,9 @@ pub struct ServeBody {
     pub name: Option<String>,
     #[serde(default)]
     pub protocol: ProtocolName,
+    /// By UDP, too, at the same port.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub also_udp: bool,
     /// Others may provide it too.
     #[serde(default)]
     pub shared: bool,
@@ -93,6 +96,8 @@ pub struct Served {
     pub port: u16,
     pub name: Option<String>,
     pub protocol: ProtocolName,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub also_udp: bool,
     pub shared: bool,
     /// What its publisher should know, a sentence each: that nothing listens on the port yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -129,6 +134,24 @@ pub struct Connection {
     pub local: Vec<SocketAddr>,
     /// Why it does not listen, if so; it tries again.
     pub waiting: Option<String>,
+}
+
+/// The answer of `POST /v1/connections`: a listener, and the one of the other protocol where the service speaks both.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connected {
+    #[serde(flatten)]
+    pub first: Connection,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<Connection>,
+}
+
+impl Connected {
+    /// None where there is no listener.
+    #[must_use]
+    pub fn of(listeners: &[Listener]) -> Option<Self> {
+        let (first, also) = listeners.split_first()?;
+        Some(Self { first: first.into(), also: also.iter().map(Connection::from).collect() })
+    }
 }
 
 impl From<&Listener> for Connection {

@@ -127,9 +127,9 @@ impl Daemon for Fake {
         })
     }
 
-    fn connect(&self, request: Connect) -> Answer<'_, Listener> {
+    fn connect(&self, request: Connect) -> Answer<'_, Vec<Listener>> {
         self.asked().connected.push(request);
-        Box::pin(async { Ok(sample::listeners().remove(0)) })
+        Box::pin(async { Ok(vec![sample::listeners().remove(0)]) })
     }
 
     fn disconnect(&self, request: Disconnect) -> Answer<'_, Vec<Listener>> {

@@ -58,8 +58,9 @@ pub trait Daemon: Send + Sync + 'static {
     fn serve(&self, request: Serve) -> Answer<'_, Vec<String>>;
     /// Stops publishing; `NotFound` if this node does not.
     fn unserve(&self, request: ServiceRef) -> Answer<'_, ()>;
-    /// Opens a local listener to a service of the mesh. Idempotent; kept across restarts once answered.
-    fn connect(&self, request: Connect) -> Answer<'_, Listener>;
+    /// Opens local listeners to a service of the mesh, one for each protocol that it speaks. Idempotent; kept across
+    /// restarts once answered.
+    fn connect(&self, request: Connect) -> Answer<'_, Vec<Listener>>;
     /// Closes local listeners; answers with those it closed, `NotFound` if there was none.
     fn disconnect(&self, request: Disconnect) -> Answer<'_, Vec<Listener>>;
     /// The local listeners there are, in the order of their ports.

@@ -15,13 +15,14 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{delete, get, post, put};
 use http_body_util::BodyExt as _;
-use pollen_common::views::Name;
+use pollen_common::views::{Name, Protocol};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Mutex, Semaphore};
 
 use crate::control::api::{
-    ConnectBody, Connection, Done, InviteBody, Invited, Reasons, ServeBody, Served, SettingBody, SettingsShown, Version,
+    ConnectBody, Connected, Connection, Done, InviteBody, Invited, Reasons, ServeBody, Served, SettingBody,
+    SettingsShown, Version,
 };
 use crate::control::failure::{Code, Failure};
 use crate::control::handle::{self, Connect, Daemon, Disconnect, Serve, ServiceRef, Subject};
@@ -180,9 +181,15 @@ async fn serve(State(api): Shared, JsonBody(body): JsonBody<ServeBody>) -> Answe
     }
     let name = body.name.map(|name| parse_name(&name)).transpose()?;
     let shown = name.as_ref().map(ToString::to_string);
-    let request = Serve { port: body.port, name, protocol: body.protocol.into(), shared: body.shared };
-    let warnings = within(api.daemon.serve(request)).await?;
-    Ok(Json(Served { port: body.port, name: shown, protocol: body.protocol, shared: body.shared, warnings }))
+    let protocol = Protocol::from(body.protocol);
+    let request = Serve { port: body.port, name, protocol, shared: body.shared };
+    let mut warnings = within(api.daemon.serve(request.clone())).await?;
+    let also_udp = body.also_udp && protocol == Protocol::Tcp;
+    if also_udp {
+        warnings.extend(within(api.daemon.serve(Serve { protocol: Protocol::Udp, ..request })).await?);
+    }
+    let (port, name, shared) = (body.port, shown, body.shared);
+    Ok(Json(Served { port, name, protocol: body.protocol, also_udp, shared, warnings }))
 }
 
 async fn unserve(State(api): Shared, Segment(service): Segment) -> Answered<Done> {
@@ -190,15 +197,16 @@ async fn unserve(State(api): Shared, Segment(service): Segment) -> Answered<Done
     Ok(Json(Done::YES))
 }
 
-async fn connect(State(api): Shared, JsonBody(body): JsonBody<ConnectBody>) -> Answered<Connection> {
+async fn connect(State(api): Shared, JsonBody(body): JsonBody<ConnectBody>) -> Answered<Connected> {
     let service = parse_service(&body.service)?;
     if matches!(service, ServiceRef::Port(_)) && body.provider.is_none() {
         return Err(Failure::new(Code::Usage, format!("port {service} is a service of some node: which?"))
             .hint(format!("pln connect {service} PROVIDER")));
     }
     let request = Connect { service, provider: body.provider, bind: body.bind, local_port: body.local_port };
-    let listener = within(api.daemon.connect(request)).await?;
-    Ok(Json(Connection::from(&listener)))
+    let listeners = within(api.daemon.connect(request)).await?;
+    let connected = Connected::of(&listeners);
+    connected.map(Json).ok_or_else(|| Failure::new(Code::NotFound, "nobody provides it any more"))
 }
 
 #[derive(Deserialize)]

@@ -222,8 +222,8 @@ impl Running {
         let _changing = self.changing_services.lock().await;
         let mut claims = claimed_as(&service, &self.parts.driver.view());
         let mut gone = self.parts.services.unserve(&service);
-        for name in claims.iter().filter_map(|(name, ..)| name.clone()) {
-            gone.extend(self.parts.services.unserve(&ServiceRef::Name(name)));
+        for (name, protocol, _) in &claims {
+            gone.extend(name.iter().flat_map(|name| self.parts.services.unserve_in(name, *protocol)));
         }
         let mut found = !gone.is_empty();
         if found {
@@ -254,11 +254,11 @@ impl Running {
         })
     }
 
-    async fn open_listener(&self, request: Connect) -> Result<Listener, Refusal> {
+    async fn open_listeners(&self, request: Connect) -> Result<Vec<Listener>, Refusal> {
         let _changing = self.changing_services.lock().await;
-        let listener = self.parts.services.connect(&request)?;
+        let listeners = self.parts.services.connect(&request)?;
         self.save_services().await?;
-        Ok(listener)
+        Ok(listeners)
     }
 
     async fn close_listeners(&self, request: Disconnect) -> Result<Vec<Listener>, Refusal> {
@@ -339,8 +339,8 @@ fn carried_through<T: Send + 'static>(
     .boxed()
 }
 
-/// What to ask the core to withdraw for `service`, whatever is configured. By name the core needs neither protocol nor
-/// port.
+/// What to ask the core to withdraw for `service`, whatever is configured. A name alone is withdrawn in every
+/// protocol.
 fn claimed_as(service: &ServiceRef, view: &View) -> BTreeSet<(Option<Name>, Protocol, u16)> {
     let port = match service {
         ServiceRef::Name(name) => return [(Some(name.clone()), Protocol::Tcp, 0)].into(),
@@ -364,11 +364,11 @@ pub(super) fn adopt(config: &mut ServicesConfig, view: &View) {
     for (name, provider, shared) in named.chain(unnamed.map(|provider| (None, provider, false))) {
         let (protocol, port) = (provider.protocol.into(), provider.port);
         let served = |export: &ExportConfig| {
-            export.name == name && (name.is_some() || (export.protocol, export.port) == (protocol, port))
+            export.name == name && export.protocol == protocol && (name.is_some() || export.port == port)
         };
         match config.exports.iter_mut().find(|export| served(export)) {
             // The claim is newer than a configuration that differs.
-            Some(export) => (export.protocol, export.port) = (protocol, port),
+            Some(export) => export.port = port,
             None => config.exports.push(ExportConfig { name, protocol, port, shared }),
         }
     }
@@ -467,9 +467,9 @@ impl Daemon for Running {
         carried_through(async move { node.stop_serving(request).await })
     }
 
-    fn connect(&self, request: Connect) -> Answer<'_, Listener> {
+    fn connect(&self, request: Connect) -> Answer<'_, Vec<Listener>> {
         let node = self.clone();
-        carried_through(async move { node.open_listener(request).await })
+        carried_through(async move { node.open_listeners(request).await })
     }
 
     fn disconnect(&self, request: Disconnect) -> Answer<'_, Vec<Listener>> {

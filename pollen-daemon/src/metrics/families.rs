@@ -97,7 +97,7 @@ fn cluster(scrape: &Scrape, daemon: &dyn Daemon, numbers: &Numbers) -> Result {
             (&["offline"], count(|l| matches!(l, Liveness::Offline))),
         ],
     )?;
-    let serving = |protocol| self::count(view.services.values().filter(move |service| service.protocol == protocol));
+    let serving = |protocol| self::count(view.services.values().filter(move |service| service.speaks(protocol)));
     scrape.gauge(
         "pln_services",
         "Named services of the cluster by protocol.",

@@ -77,11 +77,11 @@ impl Services {
 }
 
 async fn exchange(shared: &Shared, service: Name, input: Bytes, max: usize) -> Result<Bytes, ExchangeError> {
-    let protocol = shared.view.borrow().services.get(&service).map(|info| info.protocol);
-    match protocol {
-        None => return Err(ExchangeError::NoService(service)),
-        Some(Protocol::Udp) => return Err(ExchangeError::Udp(service)),
-        Some(Protocol::Tcp) => {}
+    let speaks = |protocol| shared.view.borrow().services.get(&service).map(|info| info.speaks(protocol));
+    match (speaks(Protocol::Tcp), speaks(Protocol::Udp)) {
+        (None, _) => return Err(ExchangeError::NoService(service)),
+        (Some(false), Some(true)) => return Err(ExchangeError::Udp(service)),
+        _ => {}
     }
     let import =
         Import { target: Target::Name(service), provider: None, protocol: Protocol::Tcp, bind: None, local_port: 0 };

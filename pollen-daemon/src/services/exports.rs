@@ -1,6 +1,6 @@
 //! What this node serves: local ports, with or without a name. Owns the table and its lookup; announcing an export to
 //! the cluster is the node's part.
-//! Invariant: a name stands for at most one port, and an unnamed port stands once for each protocol.
+//! Invariant: a name stands for at most one port of each protocol, and an unnamed port stands once for each protocol.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -62,7 +62,7 @@ impl Exports {
     /// this displaced, whose streams must be cut.
     pub(super) fn insert(&mut self, export: Export) -> Result<Option<Export>, TooManyExports> {
         let same_slot = |old: &Export| match (&old.name, &export.name) {
-            (Some(old), Some(new)) => old == new,
+            (Some(old_name), Some(new)) => old_name == new && old.protocol == export.protocol,
             (None, None) => old.port == export.port && old.protocol == export.protocol,
             _ => false,
         };
@@ -186,6 +186,18 @@ mod tests {
         assert_eq!(found.map(|e| e.export.port), Some(81));
         assert!(exports.find(&Target::Port(80), Protocol::Tcp).is_none());
         assert!(exports.find(&Target::Port(81), Protocol::Udp).is_none());
+    }
+
+    #[test]
+    fn a_name_may_have_a_port_in_each_protocol() {
+        let mut exports = Exports::default();
+        let udp = Export { protocol: Protocol::Udp, ..export(Some("dns"), 5353) };
+        exports.insert(export(Some("dns"), 53)).expect("room");
+        assert_eq!(exports.insert(udp.clone()), Ok(None));
+        let name = || Target::Name("dns".parse().expect("a name"));
+        let found = [Protocol::Tcp, Protocol::Udp].map(|p| exports.find(&name(), p).map(|e| e.export.port));
+        assert_eq!(found, [Some(53), Some(5353)]);
+        assert_eq!(exports.matching(&ServiceRef::Port(5353)), [udp]);
     }
 
     #[test]

@@ -135,12 +135,14 @@ impl Imports {
     pub(super) fn find(
         &self,
         target: &Target,
+        protocol: Protocol,
         provider: Option<NodeKey>,
         bind: Option<IpAddr>,
         local_port: Option<u16>,
     ) -> Option<&Arc<Imported>> {
         let same = |i: &Import| {
             i.target == *target
+                && i.protocol == protocol
                 && i.provider == provider
                 && i.bind == bind
                 && local_port.is_none_or(|port| port == i.local_port)

@@ -108,7 +108,13 @@ pub fn node(view: &View, text: &str) -> Result<NodeKey, ResolveError> {
 }
 
 /// A service by its name, or by its provider and port.
-pub(super) fn service(view: &View, service: &ServiceRef, provider: Option<&str>) -> Result<Resolved, ResolveError> {
+///
+/// In each protocol that it speaks, TCP first; at least one.
+pub(super) fn service(
+    view: &View,
+    service: &ServiceRef,
+    provider: Option<&str>,
+) -> Result<Vec<Resolved>, ResolveError> {
     let pinned = provider.map(|text| node(view, text)).transpose().map_err(|error| match (error, service) {
         (ResolveError::NoNode { text, near }, ServiceRef::Port(port)) => match text.parse() {
             Ok(name) if view.services.contains_key(&name) => ResolveError::ServiceForNode { name, port: *port },
@@ -119,27 +125,33 @@ pub(super) fn service(view: &View, service: &ServiceRef, provider: Option<&str>)
     match service {
         ServiceRef::Name(name) => {
             let info = view.services.get(name).ok_or_else(|| unknown(view, name))?;
-            let mut providers = info.providers.iter().filter(|p| pinned.is_none_or(|pinned| p.node == pinned));
-            let first = providers.next().ok_or_else(|| match provider {
-                Some(provider) => ResolveError::NotProvided { provider: provider.to_owned(), service: name.clone() },
-                None => ResolveError::Nobody(name.clone()),
-            })?;
-            Ok(Resolved {
-                target: Target::Name(name.clone()),
-                provider: pinned,
-                protocol: info.protocol,
-                port: first.port,
-            })
+            let providers = info.providers.iter().filter(|p| pinned.is_none_or(|pinned| p.node == pinned));
+            let providers: Vec<_> = providers.collect();
+            let of = |protocol| {
+                let first = providers.iter().find(|p| p.protocol == protocol)?;
+                Some(Resolved { target: Target::Name(name.clone()), provider: pinned, protocol, port: first.port })
+            };
+            let found: Vec<_> = Protocol::BOTH.into_iter().filter_map(of).collect();
+            match provider {
+                _ if !found.is_empty() => Ok(found),
+                Some(provider) => {
+                    Err(ResolveError::NotProvided { provider: provider.to_owned(), service: name.clone() })
+                }
+                None => Err(ResolveError::Nobody(name.clone())),
+            }
         }
         ServiceRef::Port(port) => {
             let (Some(pinned), Some(text)) = (pinned, provider) else {
                 return Err(ResolveError::PortWithoutProvider(*port));
             };
-            let protocol = [Protocol::Tcp, Protocol::Udp]
-                .into_iter()
-                .find(|protocol| serves_port(view, &pinned, *port, *protocol))
-                .ok_or_else(|| ResolveError::NothingOnPort { provider: text.to_owned(), port: *port })?;
-            Ok(Resolved { target: Target::Port(*port), provider: Some(pinned), protocol, port: *port })
+            let spoken = Protocol::BOTH.into_iter().filter(|protocol| serves_port(view, &pinned, *port, *protocol));
+            let resolved =
+                |protocol| Resolved { target: Target::Port(*port), provider: Some(pinned), protocol, port: *port };
+            let found: Vec<_> = spoken.map(resolved).collect();
+            if found.is_empty() {
+                return Err(ResolveError::NothingOnPort { provider: text.to_owned(), port: *port });
+            }
+            Ok(found)
         }
     }
 }
@@ -196,9 +208,9 @@ mod tests {
             .service("api", Protocol::Tcp, &[(b, 8080)])
             .unnamed(b, Protocol::Udp, 53)
             .build();
-        let api = service(&view, &ServiceRef::Name(name("api")), None).expect("served");
+        let api = service(&view, &ServiceRef::Name(name("api")), None).expect("served").remove(0);
         assert_eq!((api.target, api.provider, api.port), (Target::Name(name("api")), None, 8080));
-        let dns = service(&view, &ServiceRef::Port(53), Some("b")).expect("served");
+        let dns = service(&view, &ServiceRef::Port(53), Some("b")).expect("served").remove(0);
         assert_eq!((dns.target, dns.provider, dns.protocol), (Target::Port(53), Some(b), Protocol::Udp));
         let refused = |r: &ServiceRef, p| Refusal::from(service(&view, r, p).expect_err("refused")).kind;
         assert_eq!(refused(&ServiceRef::Name(name("nope")), None), RefusalKind::NotFound);

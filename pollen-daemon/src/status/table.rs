@@ -1,6 +1,7 @@
 //! A status as people read it: chips, then tables. Owns layout alone; everything it shows is in the model.
 //! Invariant: plain text, with escape sequences only in the chips and only when asked for.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use comfy_table::Table;
@@ -168,15 +169,23 @@ fn services(out: &mut String, services: &[ServiceRow], layout: Layout) {
 }
 
 fn service_cells(service: &ServiceRow, wide: bool) -> Vec<String> {
-    let online = service.providers.iter().filter(|provider| provider.online).count();
-    let mut ports: Vec<u16> = service.providers.iter().map(|provider| provider.port).collect();
-    ports.sort_unstable();
-    ports.dedup();
+    // One that speaks both protocols is one provider.
+    let nodes = |online: bool| {
+        let those = service.providers.iter().filter(|provider| provider.online || !online);
+        those.map(|provider| &provider.node.key).collect::<BTreeSet<_>>().len()
+    };
+    let ports_in = |of: ProtocolName| {
+        let ports = service.providers.iter().filter(|provider| provider.protocol == of).map(|provider| provider.port);
+        let ports: BTreeSet<u16> = ports.collect();
+        (!ports.is_empty()).then(|| format!("{} {}", protocol(of), joined(ports.iter())))
+    };
+    let ports: Vec<String> = [ProtocolName::Tcp, ProtocolName::Udp].into_iter().filter_map(ports_in).collect();
+    let nobody = || vec![format!("{} ", protocol(service.protocol))];
     let mut cells = vec![
         service.name.clone().unwrap_or_else(|| NOTHING.into()),
         show_ref(&service.owner),
-        format!("{online}/{}", service.providers.len()),
-        format!("{} {}", protocol(service.protocol), joined(ports.iter())),
+        format!("{}/{}", nodes(true), nodes(false)),
+        if ports.is_empty() { nobody() } else { ports }.join(", "),
         if service.shared { "yes" } else { "no" }.into(),
         joined(service.local.iter()),
         if service.conflicts == 0 { NOTHING.into() } else { service.conflicts.to_string() },

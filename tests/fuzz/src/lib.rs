@@ -121,7 +121,7 @@ pub fn entry(data: &[u8]) {
     let (key, value) = match &said {
         Said::Node { name, addrs } => entries::node(name.as_ref(), addrs),
         Said::Claim { name, claim } => entries::claim(name, claim),
-        Said::Provider { name, owner, port } => entries::provider(name, owner, *port),
+        Said::Provider { name, owner, offered } => entries::provider(name, owner, offered),
         Said::Unnamed { protocol, port } => entries::unnamed(*protocol, *port),
         Said::Link { peer } => entries::link(peer),
         Said::Seed { name, claim } => entries::seed(name, claim),

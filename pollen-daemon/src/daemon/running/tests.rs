@@ -212,3 +212,31 @@ async fn the_memory_of_seeds_is_changed_where_the_mesh_reads_it_and_never_beyond
     set(None).await.expect("the default is always there");
     assert_eq!(offered(), usual);
 }
+
+#[tokio::test]
+async fn a_name_gains_and_loses_a_protocol_and_keeps_the_other() {
+    let temp = tempfile::tempdir().expect("temporary directory");
+    let node = running(temp.path());
+    let dns = |protocol, port| Serve { protocol, ..serve(Some("dns"), port) };
+    let ports = || {
+        let view = node.view();
+        let providers = view.services.values().flat_map(|service| &service.providers);
+        providers.map(|provider| (provider.protocol, provider.port)).collect::<Vec<_>>()
+    };
+    let (tcp, udp) = ((Protocol::Tcp, 53), (Protocol::Udp, 5353));
+    for served in [udp, tcp, udp] {
+        node.serve(dns(served.0, served.1)).await.expect("nobody else claims it");
+    }
+    assert_eq!(ports(), [tcp, udp]);
+    let mut config = node.parts.services.config();
+    adopt(&mut config, &node.view());
+    assert_eq!(config.exports, node.parts.services.config().exports, "nothing is left to adopt");
+
+    node.unserve(reference("5353")).await.expect("served");
+    assert_eq!(ports(), [tcp]);
+    assert_eq!(node.parts.services.exports().len(), 1);
+    node.serve(dns(udp.0, udp.1)).await.expect("still ours");
+    assert_eq!(ports(), [tcp, udp]);
+    node.unserve(reference("dns")).await.expect("served");
+    assert!(ports().is_empty() && node.parts.services.exports().is_empty());
+}

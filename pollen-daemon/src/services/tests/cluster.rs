@@ -89,7 +89,7 @@ impl TestNode {
             .services
             .connect(&Connect { service, provider: None, bind: None, local_port: Some(0) })
             .expect("known");
-        listener.local[0]
+        listener[0].local[0]
     }
 
     /// Waits until `done` says so of this node's services.

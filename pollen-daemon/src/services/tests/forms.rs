@@ -93,7 +93,7 @@ async fn a_listener_stands_where_it_is_told_and_not_where_the_service_itself_is(
     let address: IpAddr = [127, 0, 0, 9].into();
     let request = Connect { service: named("api"), provider: None, bind: Some(address), local_port: Some(0) };
     let listener = cluster.0[1].services.connect(&request).expect("known");
-    let [at]: [SocketAddr; 1] = listener.local.clone().try_into().expect("that address alone");
+    let [at]: [SocketAddr; 1] = listener[0].local.clone().try_into().expect("that address alone");
     assert_eq!(at.ip(), address);
     let mut tcp = TcpStream::connect(at).await.expect("a listener");
     assert_eq!(tcp.read_u8().await.expect("an answer"), b'A');
@@ -155,4 +155,29 @@ async fn sessions_of_another_service_do_not_turn_connections_away() {
     };
     assert!((10..=50).contains(&carried(0)), "{} of 60 went one way", carried(0));
     assert_eq!(carried(0) + carried(1), 60);
+}
+
+#[tokio::test]
+async fn one_connect_brings_both_protocols_of_a_name() {
+    let cluster = Cluster::start(2);
+    let node = cluster.key(0);
+    let tcp = server().await;
+    let echo = UdpSocket::bind("127.0.0.1:0").await.expect("loopback");
+    let udp = echo.local_addr().expect("bound").port();
+    cluster.0[0].serve(Some("dns"), Protocol::Tcp, tcp);
+    cluster.0[0].serve(Some("dns"), Protocol::Udp, udp);
+    cluster.publish(|view| view.service("dns", Protocol::Tcp, &[(node, tcp)]).also("dns", Protocol::Udp, node, udp));
+    // Neither server's port is free on this one machine.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("free").local_addr().expect("bound").port();
+    let request = Connect { service: named("dns"), provider: None, bind: None, local_port: Some(free) };
+    let listeners = cluster.0[1].services.connect(&request).expect("known");
+    let protocols: Vec<_> = listeners.iter().map(|listener| (listener.protocol, listener.local[0].port())).collect();
+    assert_eq!(protocols, [(Protocol::Tcp, free), (Protocol::Udp, free)]);
+    assert_eq!(cluster.0[1].services.connect(&request).expect("there already"), listeners);
+
+    let mut stream = TcpStream::connect(("127.0.0.1", free)).await.expect("a listener");
+    assert_eq!(stream.read_u8().await.expect("an answer"), b'A');
+    let client = UdpSocket::bind("127.0.0.1:0").await.expect("loopback");
+    client.send_to(b"?", ("127.0.0.1", free)).await.expect("sent");
+    tokio::time::timeout(SOON, echo.recv(&mut [0; 9])).await.expect("in time").expect("a datagram");
 }

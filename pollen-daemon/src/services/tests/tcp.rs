@@ -396,7 +396,7 @@ async fn connect_answers_with_the_listener_there_is_and_disconnect_lets_streams_
     let service = ServiceRef::Name("echo".parse().expect("a name"));
     let connect =
         |local_port| services.connect(&Connect { service: service.clone(), provider: None, bind: None, local_port });
-    assert_eq!(connect(None).expect("idempotent").local[0], addr);
+    assert_eq!(connect(None).expect("idempotent")[0].local[0], addr);
     assert!(connect(Some(port)).is_err(), "the server's own port is taken");
     let mut tcp = dial(addr).await;
     tcp.write_all(b"a").await.expect("open");

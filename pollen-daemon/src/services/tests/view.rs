@@ -78,6 +78,14 @@ impl ViewBuilder {
         self
     }
 
+    /// One more port behind a service.
+    pub(crate) fn also(mut self, name: &str, protocol: Protocol, node: NodeKey, port: u16) -> Self {
+        let name: Name = name.parse().expect("a name");
+        let service = self.0.services.get_mut(&name).expect("a service");
+        service.providers.push(Provider { node, protocol, port });
+        self
+    }
+
     /// A seed of `owner`'s whose only version has `module`.
     pub(crate) fn seed(mut self, owner: NodeKey, module: Digest) -> Self {
         let name: Name = format!("seed-{}", self.0.seeds.len()).parse().expect("a name");
