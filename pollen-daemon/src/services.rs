@@ -282,7 +282,8 @@ impl Services {
 
     /// Withdraws `service` and cuts its streams. Returns what was withdrawn; nothing if it was not served.
     pub fn unserve(&self, service: &ServiceRef) -> Vec<Export> {
-        self.withdraw(self.0.exports().matching(service))
+        let gone = self.0.exports().matching(service);
+        self.withdraw(gone)
     }
 
     /// The same for what a name stands for in one protocol.
