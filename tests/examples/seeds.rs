@@ -54,6 +54,7 @@ fn entries() {
     let claim = Claim {
         protocol: Protocol::Udp,
         port: Some(53),
+        also: None,
         shared: true,
         claimed: NOW,
         hashes: vec![Digest::ZERO, Digest::ZERO],
@@ -72,7 +73,11 @@ fn entries() {
     let seeds = [
         ("node", 0, entries::node(Some(&name), &addrs)),
         ("claim", 0, entries::claim(&name, &claim)),
-        ("provider", 0, entries::provider(&name, &owner, 80)),
+        (
+            "provider",
+            0,
+            entries::provider(&name, &owner, &entries::Offered { of_claim: Some(80), ..Default::default() }),
+        ),
         ("port", 0, entries::unnamed(Protocol::Tcp, 22)),
         ("link", 1, entries::link(&owner)),
         ("seed", 0, entries::seed(&name, &seed)),
