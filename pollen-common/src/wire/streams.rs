@@ -6,10 +6,12 @@
 pub mod answer;
 pub mod call;
 pub mod content;
+pub mod credit;
 mod denial;
 mod opening;
 pub mod payload;
 pub mod service;
+mod varint;
 
 #[cfg(test)]
 mod vectors;
@@ -30,12 +32,16 @@ pub enum StreamKind {
     Content = 4,
     /// A call of a seed.
     Call = 5,
+    /// How much of each service's stream will be taken.
+    Credit = 6,
 }
 
 impl StreamKind {
     /// From a stream's first byte.
     #[must_use]
     pub fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Link, Self::Tcp, Self::Udp, Self::Content, Self::Call].into_iter().find(|kind| *kind as u8 == byte)
+        [Self::Link, Self::Tcp, Self::Udp, Self::Content, Self::Call, Self::Credit]
+            .into_iter()
+            .find(|kind| *kind as u8 == byte)
     }
 }

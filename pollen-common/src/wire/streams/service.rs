@@ -7,6 +7,7 @@ use core::fmt;
 
 use super::StreamKind;
 use super::opening::{OpeningError, encoded, of_version, put};
+use super::varint;
 use crate::views::{Name, Protocol};
 
 /// The first byte of a QUIC datagram that carries a UDP payload.
@@ -117,27 +118,14 @@ impl Header {
 #[must_use]
 pub fn datagram_prefix(session: u64) -> Vec<u8> {
     let mut bytes = Vec::from([DATAGRAM_UDP]);
-    match session {
-        0..=0x3f => bytes.push(u8::try_from(session).expect("below 64")),
-        0x40..=0x3fff => bytes.extend((u16::try_from(session).expect("below 2^14") | 0x4000).to_be_bytes()),
-        0x4000..=0x3fff_ffff => {
-            bytes.extend((u32::try_from(session).expect("below 2^30") | 0x8000_0000).to_be_bytes());
-        }
-        _ => bytes.extend((session | 0xc000_0000_0000_0000).to_be_bytes()),
-    }
+    varint::put(&mut bytes, session);
     bytes
 }
 
 /// The session's number at the start of a datagram (behind its first byte), and the bytes it takes.
 #[must_use]
 pub fn session_number(bytes: &[u8]) -> Option<(u64, usize)> {
-    let first = *bytes.first()?;
-    let length = 1usize << (first >> 6);
-    let mut number = u64::from(first & 0x3f);
-    for byte in bytes.get(1..length)? {
-        number = number << 8 | u64::from(*byte);
-    }
-    Some((number, length))
+    varint::read(bytes)
 }
 
 #[cfg(test)]
