@@ -25,6 +25,7 @@ use crate::standing::Standing;
 pub(crate) mod choose;
 mod circle;
 mod config;
+mod credit;
 mod dial;
 mod exchange;
 mod exports;
@@ -71,6 +72,7 @@ struct Shared {
     live: Arc<live::Live>,
     passed_on: circle::PassedOn,
     inboxes: Arc<session::Inboxes>,
+    credit: credit::Ledgers,
     refusals: tally::Refusals,
     /// What removed exports and imports carried, and still carry until their last stream ends.
     retired: Mutex<Vec<Arc<Tally>>>,
@@ -175,6 +177,7 @@ impl Services {
             live: live::Live::new(),
             passed_on: circle::PassedOn::default(),
             inboxes: Arc::default(),
+            credit: credit::Ledgers::default(),
             refusals: tally::Refusals::default(),
             retired: Mutex::default(),
             retired_bytes: Default::default(),

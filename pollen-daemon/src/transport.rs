@@ -59,6 +59,7 @@ pub mod code {
     pub const WRONG_KEY: u32 = 4;
     pub const SECOND_LINK: u32 = 5;
     pub const SHUTTING_DOWN: u32 = 6;
+    pub const CREDIT: u32 = 7;
 }
 
 /// What a mesh is started with.

@@ -22,7 +22,7 @@ impl StreamHandler for Streams {
         match kind {
             StreamKind::Content => self.content.take_stream(peer, send, recv),
             StreamKind::Call => self.calls.take_stream(peer, send, recv),
-            StreamKind::Link | StreamKind::Tcp | StreamKind::Udp => {
+            StreamKind::Link | StreamKind::Tcp | StreamKind::Udp | StreamKind::Credit => {
                 self.services.stream(peer, connection, kind, send, recv);
             }
         }

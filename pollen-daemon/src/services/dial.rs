@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::choose::{self, Candidate};
 use super::circle::{self, DialError};
 use super::exports::{self, Export};
+use super::credit::{self, Flow};
 use super::imports::Import;
 use super::pump::{self, CODE_RESET};
 use super::session::Carrier;
@@ -80,7 +81,7 @@ pub(super) enum NoProvider {
 
 /// An open way to a provider.
 pub(super) enum Way {
-    Mesh(Carrier),
+    Mesh(Carrier, Flow),
     /// This node provides it itself.
     Local(Local, Export),
 }
@@ -194,7 +195,7 @@ pub(super) async fn open(shared: &Shared, import: &Import, hops: u8) -> Result<O
         match result {
             Ok(way) => {
                 let rtt = match &way {
-                    Way::Mesh(carrier) => Some(carrier.connection.rtt()),
+                    Way::Mesh(carrier, _) => Some(carrier.connection.rtt()),
                     Way::Local(..) => None,
                 };
                 shared.memory().worked(provider, &import.target, rtt);
@@ -246,22 +247,23 @@ async fn attempt(
     let addrs = view.nodes.get(&provider).map(|node| node.addrs.clone()).unwrap_or_default();
     let mesh = shared.mesh.get().ok_or_else(|| Unreachable("the mesh is not up yet".into()))?;
     let connection = mesh.reach.connection(provider, addrs.clone()).await?;
-    match offer(&connection, import, hops).await {
+    match offer(shared, &connection, import, hops).await {
         // It was dead without our knowing, as after the provider's restart, or lost against another that both ends
         // dialled at once. Nothing of the client was sent: a new connection may take it.
         Err(AttemptError::Broken) if connection.close_reason().is_some() => {
             let connection = mesh.reach.connection(provider, addrs).await?;
-            offer(&connection, import, hops).await
+            offer(shared, &connection, import, hops).await
         }
         result => result,
     }
 }
 
-async fn offer(connection: &Connection, import: &Import, hops: u8) -> Result<Way, AttemptError> {
+async fn offer(shared: &Shared, connection: &Connection, import: &Import, hops: u8) -> Result<Way, AttemptError> {
     let streams = connection.open_bi().await.map_err(|_| AttemptError::Broken)?;
     let mut offer = Offer(Some(streams));
     let (send, recv) = offer.0.as_mut().expect("put there above");
     let header = Header { target: import.target.clone(), protocol: import.protocol, hops };
+    let flow = shared.credit.of(connection).flow(credit::number(send), &import.target.to_string());
     // A refusal stops this direction, and then says why on the other: read on whatever becomes of the writing.
     let written = send.write_all(&header.opening()).await;
     match read_answer(recv).await? {
@@ -269,7 +271,8 @@ async fn offer(connection: &Connection, import: &Import, hops: u8) -> Result<Way
         Ok(()) if written.is_err() => Err(AttemptError::Broken),
         Ok(()) => {
             let (send, recv) = offer.0.take().expect("taken once");
-            Ok(Way::Mesh(Carrier { connection: connection.clone(), send, recv }))
+            flow.inflow.start();
+            Ok(Way::Mesh(Carrier { connection: connection.clone(), send, recv }, flow))
         }
     }
 }

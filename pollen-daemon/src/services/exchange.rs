@@ -15,6 +15,7 @@ use quinn::{RecvStream, SendStream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::credit::{Flow, Inflow, Outflow};
 use super::dial::{self, Local, NoProvider, Way};
 use super::imports::Import;
 use super::live::Owner;
@@ -90,11 +91,11 @@ async fn exchange(shared: &Shared, service: Name, input: Bytes, max: usize) -> R
         shared.live.open(Owner { peer, protocol: Protocol::Tcp, asked: Some(import.target.clone()), export })
     };
     match opened.way {
-        Way::Mesh(carrier) => {
+        Way::Mesh(carrier, flow) => {
             let mut slot = slot(opened.provider, None).ok_or(ExchangeError::Busy)?;
             shared.count_opened(Protocol::Tcp);
             tokio::select! {
-                answer = over_mesh(carrier, input, max) => answer,
+                answer = over_mesh(carrier, flow, input, max) => answer,
                 () = slot.cut() => Err(ExchangeError::Cut),
             }
         }
@@ -121,23 +122,42 @@ impl Drop for Halves {
     }
 }
 
-async fn over_mesh(carrier: Carrier, input: Bytes, max: usize) -> Result<Bytes, ExchangeError> {
+async fn over_mesh(carrier: Carrier, flow: Flow, input: Bytes, max: usize) -> Result<Bytes, ExchangeError> {
+    let Flow { inflow, outflow } = flow;
     let mut halves = Halves(Some((carrier.send, carrier.recv)));
     let (send, recv) = halves.0.as_mut().expect("put there above");
-    let write = async {
-        send.write_chunk(input).await?;
-        let _ = send.finish();
-        Ok::<_, quinn::WriteError>(())
-    };
-    let (_, answer) = whichever_way(write, recv.read_to_end(max)).await;
-    match answer {
-        Ok(bytes) => {
-            halves.0 = None;
-            Ok(bytes.into())
-        }
-        Err(quinn::ReadToEndError::TooLong) => Err(ExchangeError::TooLong { max }),
-        Err(quinn::ReadToEndError::Read(error)) => Err(ExchangeError::Broken(error.to_string())),
+    let (_, answer) = whichever_way(write(send, outflow, input), read(recv, &inflow, max)).await;
+    if answer.is_ok() {
+        halves.0 = None;
     }
+    answer
+}
+
+async fn write(send: &mut SendStream, mut outflow: Outflow, mut input: Bytes) -> Result<(), quinn::WriteError> {
+    while !input.is_empty() {
+        outflow.granted().await;
+        let piece = input.split_to(outflow.room().min(input.len()));
+        outflow.sent(piece.len());
+        send.write_chunk(piece).await?;
+    }
+    // It has been stopped already, which the answer shows.
+    let _ = send.finish();
+    Ok(())
+}
+
+async fn read(recv: &mut RecvStream, inflow: &Inflow, max: usize) -> Result<Bytes, ExchangeError> {
+    let broken = |error: &dyn std::error::Error| ExchangeError::Broken(error.to_string());
+    let mut answer = Vec::new();
+    while let Some(chunk) = recv.read_chunk(usize::MAX, true).await.map_err(|error| broken(&error))? {
+        let len = chunk.bytes.len();
+        inflow.arrived(len).map_err(|error| broken(&error))?;
+        if answer.len() + len > max {
+            return Err(ExchangeError::TooLong { max });
+        }
+        answer.extend_from_slice(&chunk.bytes);
+        inflow.taken(len);
+    }
+    Ok(answer.into())
 }
 
 async fn over_socket(tcp: TcpStream, input: Bytes, max: usize) -> Result<Bytes, ExchangeError> {

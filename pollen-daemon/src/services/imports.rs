@@ -349,7 +349,7 @@ async fn carry_tcp(shared: Arc<Shared>, imported: Arc<Imported>, tcp: TcpStream,
     };
     let moved = &imported.tally.moved;
     let ended = match opened.way {
-        Way::Mesh(carrier) => pump::tunnel(tcp, carrier.send, carrier.recv, moved, slot.cut()).await,
+        Way::Mesh(carrier, flow) => pump::tunnel(tcp, carrier.send, carrier.recv, flow, moved, slot.cut()).await,
         Way::Local(Local::Tcp(server), _) => pump::relay(tcp, server, moved, slot.cut()).await,
         Way::Local(Local::Udp(_), _) => unreachable!("a way has the protocol of its import"),
     };
@@ -364,7 +364,7 @@ async fn open(shared: &Shared, imported: &Imported, hops: u8) -> Result<(Opened,
     let import = &imported.import;
     let export = match &opened.way {
         Way::Local(_, export) => Some(export.clone()),
-        Way::Mesh(_) => None,
+        Way::Mesh(..) => None,
     };
     let asked = Some(import.target.clone());
     let owner = Owner { peer: opened.provider, protocol: import.protocol, asked, export: export.clone() };
@@ -441,7 +441,7 @@ async fn carry_udp(shared: Arc<Shared>, imported: Arc<Imported>, (inlet, outlet)
     imported.remember_result(&result);
     let Ok((opened, mut slot)) = result else { return };
     let ended = match opened.way {
-        Way::Mesh(carrier) => {
+        Way::Mesh(carrier, _) => {
             let session = Session::new(&shared.inboxes, carrier, &imported.tally);
             session.run(inlet, outlet, shared.session_idle, slot.cut()).await
         }

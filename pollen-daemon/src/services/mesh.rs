@@ -18,6 +18,7 @@ impl StreamHandler for Services {
         let protocol = match kind {
             StreamKind::Tcp => Protocol::Tcp,
             StreamKind::Udp => Protocol::Udp,
+            StreamKind::Credit => return drop(tokio::spawn(self.0.credit.of(connection).read(recv))),
             // Streams of these kinds have their own rooms; the link's stays with the transport.
             StreamKind::Link | StreamKind::Content | StreamKind::Call => return,
         };
@@ -28,8 +29,9 @@ impl StreamHandler for Services {
         self.take_datagram(connection, &bytes);
     }
 
-    fn closed(&self, _: usize) {
+    fn closed(&self, stable_id: usize) {
         // Each session sees its own stream break, and leaves nothing behind.
+        self.0.credit.closed(stable_id);
     }
 
     fn admitted(&self, peer: NodeKey) -> bool {

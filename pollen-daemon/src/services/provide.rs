@@ -13,6 +13,7 @@ use pollen_common::wire::streams::{Denial, encode_answer};
 use quinn::{Connection, RecvStream, SendStream};
 
 use super::circle::{self, DialError};
+use super::credit;
 use super::exports::{self, Exported};
 use super::live::{Owner, Slot};
 use super::pump::{self, CODE_PROTOCOL, CODE_REFUSED};
@@ -95,7 +96,7 @@ async fn serve_tcp(
     mut slot: Slot,
     hops: u8,
 ) -> Result<(), pump::Broken> {
-    let Incoming { mut send, mut recv, .. } = incoming;
+    let Incoming { connection, mut send, mut recv, .. } = incoming;
     let tcp = match circle::dial_tcp(shared, &exported.export, hops).await {
         Ok(tcp) => tcp,
         Err(DialError::Circle) => {
@@ -107,6 +108,8 @@ async fn serve_tcp(
             return Err(error.into());
         }
     };
+    let flow = shared.credit.of(&connection).flow(credit::number(&send), &exported.export.label());
+    flow.inflow.start();
     if send.write_all(&encode_answer(Ok(()))).await.is_err() {
         pump::reset_stream(&mut send, &mut recv, pump::CODE_RESET);
         pump::reset_socket(tcp);
@@ -114,7 +117,7 @@ async fn serve_tcp(
     }
     exported.tally.count_opened();
     shared.count_opened(Protocol::Tcp);
-    pump::tunnel(tcp, send, recv, &exported.tally.moved, slot.cut()).await
+    pump::tunnel(tcp, send, recv, flow, &exported.tally.moved, slot.cut()).await
 }
 
 async fn serve_udp(

@@ -4,6 +4,8 @@
 //! connection is passed on as a reset on both sides, never as an end; a reader that stops stops the writer, because
 //! nothing is taken from a side before the other has taken what came before.
 
+mod held;
+
 use std::future::Future;
 use std::io;
 use std::io::IoSlice;
@@ -12,11 +14,14 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut as _, Bytes, BytesMut};
 use quinn::{RecvStream, SendStream, VarInt};
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+
+use self::held::Held;
+use super::credit::{Flow, Inflow, Outflow, Overrun, RETURN_AFTER};
 
 /// The first read of a connection: most requests fit, and a thousand idle connections cost little.
 const READ_BYTES_MIN: usize = 16 * 1024;
@@ -27,6 +32,11 @@ const READ_GROWTH: usize = 4;
 /// Chunks taken from a QUIC stream for one vectored write: about 180 KiB in packets of 1452 bytes.
 /// One write for each chunk was measured at half the throughput.
 const CHUNKS_MAX: usize = 128;
+/// How long bytes wait for a socket before they get memory of their own.
+const SETTLE_AFTER: Duration = Duration::from_millis(200);
+/// A client that went with bytes unsent behind a reader that has stopped says nothing of it; its kernel does when asked.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
 
 /// Codes of QUIC resets and stops.
 pub(super) const CODE_RESET: VarInt = VarInt::from_u32(1);
@@ -52,6 +62,8 @@ pub(super) enum Broken {
     Remote,
     #[error("cut")]
     Cut,
+    #[error(transparent)]
+    Overrun(#[from] Overrun),
 }
 
 /// Runs a connection to its end. On anything but two orderly ends, or when `cut` resolves, both sides are reset.
@@ -59,13 +71,20 @@ pub(super) async fn tunnel(
     tcp: TcpStream,
     mut send: SendStream,
     mut recv: RecvStream,
+    flow: Flow,
     moved: &Moved,
     cut: impl Future<Output = ()>,
 ) -> Result<(), Broken> {
+    // Best effort.
+    let _ = SockRef::from(&tcp).set_tcp_keepalive(&KEEPALIVE);
+    let Flow { inflow, outflow } = flow;
     let result = {
         let both = async {
-            tokio::try_join!(upload(&tcp, &mut send, &moved.outward), download(&tcp, &mut recv, &moved.inward))
-                .map(|_| ())
+            tokio::try_join!(
+                upload(&tcp, &mut send, outflow, &moved.outward),
+                download(&tcp, &mut recv, inflow, &moved.inward)
+            )
+            .map(|_| ())
         };
         tokio::select! {
             result = both => result,
@@ -74,7 +93,11 @@ pub(super) async fn tunnel(
         }
     };
     if let Err(broken) = &result {
-        let code = if matches!(broken, Broken::Cut) { CODE_CUT } else { CODE_RESET };
+        let code = match broken {
+            Broken::Cut => CODE_CUT,
+            Broken::Overrun(_) => CODE_PROTOCOL,
+            Broken::Local(_) | Broken::Remote => CODE_RESET,
+        };
         reset_stream(&mut send, &mut recv, code);
         reset_socket(tcp);
     }
@@ -95,31 +118,55 @@ pub(super) fn reset_socket(tcp: TcpStream) {
     drop(tcp);
 }
 
-/// Socket to stream. Returns when the end has reached the other node, so that a shutdown loses nothing.
-async fn upload(tcp: &TcpStream, send: &mut SendStream, moved: &AtomicU64) -> Result<(), Broken> {
+/// Socket to stream, as far as credit goes. Returns when the end has reached the other node, so that a shutdown loses
+/// nothing.
+async fn upload(
+    tcp: &TcpStream,
+    send: &mut SendStream,
+    mut outflow: Outflow,
+    moved: &AtomicU64,
+) -> Result<(), Broken> {
     let mut stopped = pin!(send.stopped());
     let mut size = READ_BYTES_MIN;
     let mut buffer = BytesMut::new();
     loop {
+        let credit = outflow.room();
+        if credit == 0 {
+            buffer = BytesMut::new();
+            tokio::select! {
+                () = outflow.granted() => continue,
+                _ = &mut stopped => return Err(Broken::Remote),
+            }
+        }
         if buffer.capacity() < size / 2 {
             buffer = BytesMut::with_capacity(size);
         }
-        let room = buffer.capacity();
-        match tcp.try_read_buf(&mut buffer) {
+        let room = buffer.capacity().min(credit);
+        match tcp.try_read_buf(&mut (&mut buffer).limit(room)) {
             Ok(0) => break,
             Ok(read) => {
                 if read == room && room >= size {
                     size = (size * READ_GROWTH).min(READ_BYTES_MAX);
                 }
+                outflow.sent(read);
                 send.write_chunk(buffer.split().freeze()).await.map_err(|_| Broken::Remote)?;
                 moved.fetch_add(read as u64, Ordering::Relaxed);
                 tokio::task::consume_budget().await;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                // An idle connection holds no buffer.
+                // An idle connection holds no buffer, and soon no credit but what all have.
                 buffer = BytesMut::new();
+                let readable = async {
+                    match tokio::time::timeout(RETURN_AFTER, tcp.readable()).await {
+                        Ok(ready) => ready,
+                        Err(_) => {
+                            outflow.give_back();
+                            tcp.readable().await
+                        }
+                    }
+                };
                 tokio::select! {
-                    ready = tcp.readable() => ready?,
+                    ready = readable => ready?,
                     // The other side has given up: it must not take a byte from the client to notice.
                     _ = &mut stopped => return Err(Broken::Remote),
                 }
@@ -135,49 +182,65 @@ async fn upload(tcp: &TcpStream, send: &mut SendStream, moved: &AtomicU64) -> Re
     }
 }
 
-/// Stream to socket.
-async fn download(tcp: &TcpStream, recv: &mut RecvStream, moved: &AtomicU64) -> Result<(), Broken> {
-    let mut chunks = vec![Bytes::new(); CHUNKS_MAX];
-    while let Some(filled) = recv.read_chunks(&mut chunks).await.map_err(|_| Broken::Remote)? {
-        let mut first = 0;
-        while first < filled {
-            match write_vectored(tcp, &chunks[first..filled]) {
+/// Stream to socket. Takes from the stream all that comes, which credit bounds: a stream of QUIC that nobody reads would
+/// hold a part of the connection's window.
+async fn download(tcp: &TcpStream, recv: &mut RecvStream, inflow: Inflow, moved: &AtomicU64) -> Result<(), Broken> {
+    let mut held = Held::default();
+    let mut ended = false;
+    loop {
+        while !held.is_empty() {
+            match write_vectored(tcp, &held) {
                 Ok(written) => {
                     moved.fetch_add(written as u64, Ordering::Relaxed);
-                    first += advance(&mut chunks[first..filled], written);
+                    held.advance(written);
+                    inflow.taken(written);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => tcp.writable().await?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
             }
         }
+        if held.is_empty() {
+            if ended {
+                return end_writing(tcp);
+            }
+            ended = !read_into(recv, &mut held, &inflow).await?;
+        } else {
+            let loose = held.is_loose();
+            let more = tokio::select! {
+                ready = tcp.writable() => { ready?; None }
+                () = tokio::time::sleep(SETTLE_AFTER), if loose => { held.settle(); None }
+                chunk = recv.read_chunk(usize::MAX, true), if !ended => Some(chunk.map_err(|_| Broken::Remote)?),
+            };
+            match more {
+                Some(Some(chunk)) => {
+                    inflow.arrived(chunk.bytes.len())?;
+                    held.push(chunk.bytes);
+                }
+                Some(None) => ended = true,
+                None => {}
+            }
+        }
         tokio::task::consume_budget().await;
     }
-    end_writing(tcp)
+}
+
+/// Waits for what comes next and takes all that is there; `false` at the stream's end.
+async fn read_into(recv: &mut RecvStream, held: &mut Held, inflow: &Inflow) -> Result<bool, Broken> {
+    let mut chunks = vec![Bytes::new(); CHUNKS_MAX];
+    let Some(filled) = recv.read_chunks(&mut chunks).await.map_err(|_| Broken::Remote)? else { return Ok(false) };
+    for chunk in chunks.into_iter().take(filled) {
+        inflow.arrived(chunk.len())?;
+        held.push(chunk);
+    }
+    Ok(true)
 }
 
 /// Apart from its caller so that the array of slices lives on the stack, not in every connection's future.
-fn write_vectored(tcp: &TcpStream, chunks: &[Bytes]) -> io::Result<usize> {
+fn write_vectored(tcp: &TcpStream, held: &Held) -> io::Result<usize> {
     let mut slices = [IoSlice::new(&[]); CHUNKS_MAX];
-    for (slice, chunk) in slices.iter_mut().zip(chunks) {
-        *slice = IoSlice::new(chunk);
-    }
-    tcp.try_write_vectored(&slices[..chunks.len().min(CHUNKS_MAX)])
-}
-
-/// Drops `written` bytes from the front and frees the chunks they filled. Returns how many chunks are done.
-fn advance(chunks: &mut [Bytes], mut written: usize) -> usize {
-    let mut done = 0;
-    for chunk in chunks {
-        if chunk.len() > written {
-            chunk.advance(written);
-            break;
-        }
-        written -= chunk.len();
-        *chunk = Bytes::new();
-        done += 1;
-    }
-    done
+    let filled = held.slices(&mut slices);
+    tcp.try_write_vectored(&slices[..filled])
 }
 
 fn end_writing(tcp: &TcpStream) -> Result<(), Broken> {
@@ -254,18 +317,5 @@ async fn copy(from: &TcpStream, to: &TcpStream, moved: &AtomicU64) -> Result<(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error.into()),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_partial_write_leaves_exactly_the_rest() {
-        let mut chunks = [Bytes::from_static(b"abc"), Bytes::from_static(b"de"), Bytes::from_static(b"f")];
-        assert_eq!(advance(&mut chunks, 4), 1);
-        assert_eq!(chunks[1..], [Bytes::from_static(b"e"), Bytes::from_static(b"f")]);
-        assert_eq!(advance(&mut chunks[1..], 2), 2);
     }
 }

@@ -1,6 +1,7 @@
 //! The services of two or three nodes, over the real transport on loopback.
 
 mod cluster;
+mod fair;
 mod forms;
 mod tcp;
 mod trust;

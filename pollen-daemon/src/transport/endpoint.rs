@@ -40,8 +40,8 @@ const HANDSHAKES_MAX: usize = 1024;
 
 /// What a connection may use before its peer is admitted to the cluster: the link's stream and a few to spare.
 pub const STRANGER: Allowance = Allowance { streams: 16, window_bytes: 4 << 20 };
-/// What a member may use. 1,000 services at once and more; each stalled reader holds [`STREAM_WINDOW_BYTES`] of the
-/// window, so fewer stalled readers than 64 cannot hold up the others.
+/// What a member may use. 1,000 services at once and more. Streams of services are read at once, and bounded by credit
+/// (`docs/adr/0304`): readers that have stopped take nothing of this window.
 pub const MEMBER: Allowance = Allowance { streams: 4096, window_bytes: 128 << 20 };
 
 /// Streams a peer may have open towards us, and the bytes of all of them that may wait unread.

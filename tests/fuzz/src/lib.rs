@@ -12,6 +12,7 @@ use pollen_common::verdict;
 use pollen_common::views::entries::{self, Said};
 use pollen_common::wire::streams::answer::{Remark, Status};
 use pollen_common::wire::streams::content::{Outline, Request, decode_size};
+use pollen_common::wire::streams::credit::Credits;
 use pollen_common::wire::streams::payload::{Incoming, PAYLOAD_BYTES_MAX, framed};
 use pollen_common::wire::streams::service::{Header, datagram_prefix, session_number};
 use pollen_common::wire::streams::{Denial, call, decode_status};
@@ -25,6 +26,7 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     ("call_stream", call_stream),
     ("content_stream", content_stream),
+    ("credit", credit),
     ("delta", delta),
     ("entry", entry),
     ("exchange", exchange),
@@ -41,6 +43,20 @@ pub const TARGETS: &[Target] = &[
     ("statement", statement),
     ("token", token),
 ];
+
+/// The messages of a credit stream. The first byte says in what pieces they come.
+pub fn credit(data: &[u8]) {
+    let [piece, stream @ ..] = data else { return };
+    let (mut credits, mut said, mut written) = (Credits::default(), Vec::new(), Vec::new());
+    let known = stream
+        .chunks(usize::from(*piece) + 1)
+        .all(|bytes| credits.push(bytes, |credit| said.push(credit)).is_ok());
+    said.iter().for_each(|credit| credit.put(&mut written));
+    let mut again = Vec::new();
+    assert_eq!(Credits::default().push(&written, |credit| again.push(credit)), Ok(()));
+    assert_eq!(again, said);
+    assert!(!known || written.len() <= stream.len(), "no message is written longer than it came");
+}
 
 /// A statement of the roll, as a member or a stranger sends it.
 pub fn statement(data: &[u8]) {

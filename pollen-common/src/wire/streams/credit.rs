@@ -1,5 +1,5 @@
 //! How much of each service stream its receiver will take: what is said on a connection's credit stream, as
-//! `docs/protocol/services.md` describes. Owns the bytes; knows neither streams nor how much is wise to grant.
+//! `docs/protocol/credit.md` describes. Owns the bytes; knows neither streams nor how much is wise to grant.
 //! Invariant: a decoder holds less than one message, whatever comes.
 
 use alloc::vec::Vec;
@@ -121,7 +121,7 @@ mod tests {
         let grant = Credit::Grant { stream: 4, total: 65_536 };
         let back = Credit::Return { stream: 4, granted: 65_536, total: 16_484 };
         let expected = [("credit granted", written(&[grant])), ("credit returned", written(&[back]))];
-        assert_described(include_str!("../../../../docs/protocol/services.md"), "credit", &expected);
+        assert_described(include_str!("../../../../docs/protocol/credit.md"), "", &expected);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::control::handle::{Connect, Disconnect, ServiceRef};
 use crate::services::{Services, ServicesConfig};
 
 /// A server that gives each connection to `serve`. Returns its port.
-async fn server<F, S>(serve: S) -> u16
+pub(super) async fn server<F, S>(serve: S) -> u16
 where
     F: Future<Output = ()> + Send + 'static,
     S: Fn(TcpStream) -> F + Send + Sync + 'static,
@@ -35,7 +35,7 @@ where
 }
 
 /// Sends back what it reads, and ends when its client ends.
-async fn echo(mut tcp: TcpStream) {
+pub(super) async fn echo(mut tcp: TcpStream) {
     let (mut reader, mut writer) = tcp.split();
     let _ = tokio::io::copy(&mut reader, &mut writer).await;
 }
@@ -54,7 +54,7 @@ async fn read_all(mut tcp: TcpStream) -> std::io::Result<Vec<u8>> {
     tokio::time::timeout(SOON, tcp.read_to_end(&mut bytes)).await.expect("in time").map(|_| bytes)
 }
 
-async fn dial(addr: SocketAddr) -> TcpStream {
+pub(super) async fn dial(addr: SocketAddr) -> TcpStream {
     TcpStream::connect(addr).await.expect("a listener")
 }
 
