@@ -115,13 +115,8 @@ impl Ledger {
 
     /// Both directions of a stream of `service`, to be called before the peer can learn of it.
     pub(super) fn flow(self: &Arc<Self>, stream: u64, service: &str) -> Flow {
-        let taking = Taking {
-            service: service.into(),
-            window: Window::default(),
-            granted: INITIAL_BYTES,
-            arrived: 0,
-            taken: 0,
-        };
+        let taking =
+            Taking { service: service.into(), window: Window::default(), granted: INITIAL_BYTES, arrived: 0, taken: 0 };
         let (sender, limit) = watch::channel(INITIAL_BYTES);
         let mut state = self.lock();
         state.inflows.insert(stream, taking);

@@ -17,8 +17,8 @@ use tokio::time::Instant;
 
 use super::choose::{self, Candidate};
 use super::circle::{self, DialError};
-use super::exports::{self, Export};
 use super::credit::{self, Flow};
+use super::exports::{self, Export};
 use super::imports::Import;
 use super::pump::{self, CODE_RESET};
 use super::session::Carrier;

@@ -120,12 +120,7 @@ pub(super) fn reset_socket(tcp: TcpStream) {
 
 /// Socket to stream, as far as credit goes. Returns when the end has reached the other node, so that a shutdown loses
 /// nothing.
-async fn upload(
-    tcp: &TcpStream,
-    send: &mut SendStream,
-    mut outflow: Outflow,
-    moved: &AtomicU64,
-) -> Result<(), Broken> {
+async fn upload(tcp: &TcpStream, send: &mut SendStream, mut outflow: Outflow, moved: &AtomicU64) -> Result<(), Broken> {
     let mut stopped = pin!(send.stopped());
     let mut size = READ_BYTES_MIN;
     let mut buffer = BytesMut::new();

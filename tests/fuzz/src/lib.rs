@@ -48,9 +48,8 @@ pub const TARGETS: &[Target] = &[
 pub fn credit(data: &[u8]) {
     let [piece, stream @ ..] = data else { return };
     let (mut credits, mut said, mut written) = (Credits::default(), Vec::new(), Vec::new());
-    let known = stream
-        .chunks(usize::from(*piece) + 1)
-        .all(|bytes| credits.push(bytes, |credit| said.push(credit)).is_ok());
+    let known =
+        stream.chunks(usize::from(*piece) + 1).all(|bytes| credits.push(bytes, |credit| said.push(credit)).is_ok());
     said.iter().for_each(|credit| credit.put(&mut written));
     let mut again = Vec::new();
     assert_eq!(Credits::default().push(&written, |credit| again.push(credit)), Ok(()));

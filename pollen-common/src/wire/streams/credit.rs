@@ -58,10 +58,11 @@ impl Credit {
         };
         let message = match *kind {
             GRANT => number().zip(number()).map(|(stream, total)| Self::Grant { stream, total }),
-            RETURN => number()
-                .zip(number())
-                .zip(number())
-                .map(|((stream, granted), total)| Self::Return { stream, granted, total }),
+            RETURN => number().zip(number()).zip(number()).map(|((stream, granted), total)| Self::Return {
+                stream,
+                granted,
+                total,
+            }),
             other => return Err(UnknownCredit(other)),
         };
         Ok(message.map(|message| (message, at)))
