@@ -17,6 +17,9 @@ use super::exports::Export;
 pub(super) const OPEN_MAX: usize = 32 * 1024;
 /// UDP sessions that one peer may hold here: a session lingers for its idle time, so a peer could pile them up.
 pub(super) const SESSIONS_PER_PEER_MAX: usize = 4096;
+/// TCP streams that may be open with one peer. With its sessions less than the streams of a connection, so that calls
+/// and content find some; a service holds at most as many as it leaves free.
+pub(super) const STREAMS_PER_PEER_MAX: usize = 3072;
 
 /// Lets this process hold as many sockets as the system allows it: the usual default of 1024 is for programs that call
 /// `select`, and every stream is a socket. Best effort.
@@ -55,6 +58,8 @@ struct Slots {
     held: BTreeMap<(NodeKey, Protocol), usize>,
     /// How many this node has asked for, by provider and service; no entry where there are none.
     asking: BTreeMap<(NodeKey, Target, Protocol), usize>,
+    /// How many TCP streams of a peer reach an export; no entry where there are none.
+    reaching: BTreeMap<(NodeKey, String), usize>,
 }
 
 /// All that is open.
@@ -76,7 +81,13 @@ pub(super) struct Slot {
 impl Live {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
-            slots: Mutex::new(Slots { next: 0, open: BTreeMap::new(), held: BTreeMap::new(), asking: BTreeMap::new() }),
+            slots: Mutex::new(Slots {
+                next: 0,
+                open: BTreeMap::new(),
+                held: BTreeMap::new(),
+                asking: BTreeMap::new(),
+                reaching: BTreeMap::new(),
+            }),
             streams: watch::Sender::new(0),
         })
     }
@@ -90,6 +101,15 @@ impl Live {
         let held = slots.held.get(&(owner.peer, owner.protocol)).copied().unwrap_or_default();
         if owner.protocol == Protocol::Udp && held >= SESSIONS_PER_PEER_MAX {
             return None;
+        }
+        if owner.protocol == Protocol::Tcp && !owner.is_local() {
+            let free = STREAMS_PER_PEER_MAX.saturating_sub(held);
+            if free == 0 || slots.of_service(&owner) >= free {
+                return None;
+            }
+        }
+        if let Some(reached) = owner.reaches() {
+            *slots.reaching.entry(reached).or_default() += 1;
         }
         slots.held.insert((owner.peer, owner.protocol), held + 1);
         if let Some(asked) = owner.asks() {
@@ -137,6 +157,9 @@ impl Live {
     fn remove(&self, slots: &mut Slots, id: u64) {
         let Some(open) = slots.open.remove(&id) else { return };
         one_less(&mut slots.held, &(open.owner.peer, open.owner.protocol));
+        if let Some(reached) = open.owner.reaches() {
+            one_less(&mut slots.reaching, &reached);
+        }
         if let Some(asked) = open.owner.asks() {
             one_less(&mut slots.asking, &asked);
         }
@@ -161,6 +184,25 @@ fn one_less<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
 impl Owner {
     fn asks(&self) -> Option<(NodeKey, Target, Protocol)> {
         self.asked.clone().map(|target| (self.peer, target, self.protocol))
+    }
+
+    fn reaches(&self) -> Option<(NodeKey, String)> {
+        let export = self.export.as_ref().filter(|_| self.protocol == Protocol::Tcp && !self.is_local())?;
+        Some((self.peer, export.label()))
+    }
+
+    /// Whether this node asks itself, so that no connection is in between.
+    fn is_local(&self) -> bool {
+        self.asked.is_some() && self.export.is_some()
+    }
+}
+
+impl Slots {
+    /// How many are open of the service that `owner` asks for or reaches.
+    fn of_service(&self, owner: &Owner) -> usize {
+        let asked = owner.asks().and_then(|asked| self.asking.get(&asked)).copied().unwrap_or_default();
+        let reached = owner.reaches().and_then(|reached| self.reaching.get(&reached)).copied().unwrap_or_default();
+        asked.max(reached)
     }
 }
 
@@ -223,6 +265,25 @@ mod tests {
         assert_eq!(busy(1), 0);
         drop(second);
         assert!(live.lock().asking.is_empty() && live.lock().held.is_empty());
+    }
+
+    #[test]
+    fn one_service_leaves_streams_of_a_peer_to_the_others() {
+        let live = Live::new();
+        let asks = |service: &str| Owner {
+            asked: Some(Target::Name(service.parse().expect("a name"))),
+            ..owner(1, Protocol::Tcp)
+        };
+        let mut held = Vec::new();
+        for half in 1..4 {
+            let service = format!("s{half}");
+            let opened: Vec<_> = std::iter::from_fn(|| live.open(asks(&service))).collect();
+            assert_eq!(opened.len(), STREAMS_PER_PEER_MAX >> half, "{service} has half of what was free");
+            held.extend(opened);
+        }
+        held.clear();
+        assert!(live.open(asks("s1")).is_some());
+        assert_eq!(live.lock().asking.len(), 0);
     }
 
     #[test]

@@ -40,9 +40,10 @@ const HANDSHAKES_MAX: usize = 1024;
 
 /// What a connection may use before its peer is admitted to the cluster: the link's stream and a few to spare.
 pub const STRANGER: Allowance = Allowance { streams: 16, window_bytes: 4 << 20 };
-/// What a member may use. 1,000 services at once and more. Streams of services are read at once, and bounded by credit
+/// What a member may use: the TCP streams and UDP sessions that services may have with one peer (`services::live`), and
+/// 1024 for calls, content, the link and credit. Streams of services are read at once, and bounded by credit
 /// (`docs/adr/0304`): readers that have stopped take nothing of this window.
-pub const MEMBER: Allowance = Allowance { streams: 4096, window_bytes: 128 << 20 };
+pub const MEMBER: Allowance = Allowance { streams: 8192, window_bytes: 128 << 20 };
 
 /// Streams a peer may have open towards us, and the bytes of all of them that may wait unread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
