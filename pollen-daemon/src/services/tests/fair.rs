@@ -37,7 +37,7 @@ async fn stalled_readers(cluster: &Cluster) -> Vec<TcpStream> {
 
 /// Sends `len` bytes to an echo and hears them again.
 async fn there_and_back(mut tcp: TcpStream, len: usize) {
-    let sent: Vec<u8> = (0..len).map(|index| (index % 251) as u8).collect();
+    let sent: Vec<u8> = (0..=250).cycle().take(len).collect();
     let (mut reader, mut writer) = tcp.split();
     let mut heard = vec![0; len];
     let both = async { tokio::join!(writer.write_all(&sent), reader.read_exact(&mut heard)) };
