@@ -6,7 +6,6 @@ mod conditions;
 mod corpora;
 mod death;
 mod directory;
-mod fairness;
 mod garbage;
 mod lab;
 mod links;
