@@ -21,6 +21,12 @@ pub const SERVICES_KEY: &str = "services";
 /// Addresses that a node may announce; the core refuses more.
 pub const IPS_MAX: usize = 8;
 
+/// Networks and interfaces that a node may exclude: more than a machine has tunnels.
+pub const EXCLUDED_MAX: usize = 64;
+
+mod excluded;
+pub use excluded::Excluded;
+
 /// All settings, as the store keeps them. Absent means the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -31,6 +37,8 @@ pub struct Settings {
     pub port: Option<u16>,
     /// Announced instead of the interfaces' addresses, if not empty.
     pub ips: Vec<IpAddr>,
+    /// Never announced, unless named.
+    pub not_ips: Vec<Excluded>,
     /// Whether others should expect to reach this node from anywhere.
     pub public: bool,
     /// Where `/metrics` is served; nowhere otherwise.
@@ -49,6 +57,7 @@ pub struct UpOptions {
     pub name: Option<String>,
     pub port: Option<u16>,
     pub ips: Vec<IpAddr>,
+    pub not_ips: Vec<Excluded>,
     pub public: bool,
     pub http: Option<SocketAddr>,
 }
@@ -58,7 +67,7 @@ pub struct UpOptions {
 pub enum OptionError {
     #[error("{0:?} cannot be a node's name: {1}")]
     Name(String, String),
-    #[error("at most {IPS_MAX} addresses can be announced")]
+    #[error("at most {IPS_MAX} addresses can be announced, and {EXCLUDED_MAX} excluded")]
     Ips,
 }
 
@@ -72,11 +81,12 @@ impl Settings {
             parse_name(&name)?;
             self.name = Some(name);
         }
-        if !options.ips.is_empty() {
-            if options.ips.len() > IPS_MAX {
-                return Err(OptionError::Ips);
-            }
-            self.ips = options.ips;
+        if options.ips.len() > IPS_MAX || options.not_ips.len() > EXCLUDED_MAX {
+            return Err(OptionError::Ips);
+        }
+        // Said together, remembered together.
+        if !options.ips.is_empty() || !options.not_ips.is_empty() {
+            (self.ips, self.not_ips) = (options.ips, options.not_ips);
         }
         self.http = options.http.or(self.http);
         self.port = options.port.or(self.port);
@@ -122,6 +132,16 @@ mod tests {
             .expect("valid");
         let second = first.clone().overridden(UpOptions { port: Some(8), ..UpOptions::default() }).expect("valid");
         assert_eq!(second, Settings { port: Some(8), ..first });
+    }
+
+    #[test]
+    fn addresses_named_and_excluded_are_remembered_together() {
+        let not = |text: &str| vec![text.parse::<Excluded>().expect("valid")];
+        let excluding = UpOptions { not_ips: not("wg0"), ..UpOptions::default() };
+        let first = Settings::default().overridden(excluding).expect("valid");
+        assert_eq!(first.clone().overridden(UpOptions::default()).expect("valid"), first);
+        let naming = UpOptions { ips: vec![[10, 0, 0, 1].into()], ..UpOptions::default() };
+        assert!(first.overridden(naming).expect("valid").not_ips.is_empty());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::str::FromStr;
 use std::time::Duration;
 
 use hyper::Method;
@@ -14,7 +15,7 @@ use super::offline::Offline;
 use super::output::Output;
 use super::props::Props;
 use crate::cli::offline::code_of_open;
-use crate::config::UpOptions;
+use crate::config::{Excluded, UpOptions};
 use crate::control::api::{self, Done};
 use crate::control::client::Client;
 use crate::control::failure::{Code, Failure};
@@ -52,9 +53,10 @@ pub(super) struct UpArgs {
     /// UDP port of the mesh; 0 for any free one [default: 60611]
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
-    /// Addresses to announce instead of the interfaces' own
+    /// Addresses to announce instead of the interfaces' own; or, each behind `not:`, addresses, networks and interfaces to
+    /// leave out (not:10.8.0.0/16,not:wg0)
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
-    ips: Vec<IpAddr>,
+    ips: Vec<Told>,
     /// The node's name [default: the host's]
     #[arg(long)]
     name: Option<String>,
@@ -71,10 +73,36 @@ fn parse_metrics(s: &str) -> Result<SocketAddr, String> {
     parse_address(s).map_err(|failure| failure.message)
 }
 
+/// One of `--ips`.
+#[derive(Clone, Debug)]
+enum Told {
+    Yes(IpAddr),
+    No(Excluded),
+}
+
+impl FromStr for Told {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(not) = text.strip_prefix("not:") {
+            return not.parse().map(Self::No);
+        }
+        let wrong = |_| format!("`{text}` is no address; what is to be left out is written not:{text}");
+        text.parse().map(Self::Yes).map_err(wrong)
+    }
+}
+
 impl UpArgs {
     fn options(self) -> UpOptions {
-        let Self { port, ips, name, public, metrics } = self;
-        UpOptions { name, port, ips, public, http: metrics }
+        let Self { port, ips: told, name, public, metrics } = self;
+        let (mut ips, mut not_ips) = (Vec::new(), Vec::new());
+        for one in told {
+            match one {
+                Told::Yes(ip) => ips.push(ip),
+                Told::No(not) => not_ips.push(not),
+            }
+        }
+        UpOptions { name, port, ips, not_ips, public, http: metrics }
     }
 }
 

@@ -12,6 +12,10 @@ use crate::status::table::protocol;
 use spelling::{Form, Service};
 
 mod spelling;
+mod stdio;
+
+/// The listener that there is, or one at any free port.
+const ANY_PORT: u16 = 0;
 
 /// Publish a port of this machine to the mesh
 ///
@@ -86,11 +90,24 @@ pub(super) struct Connect {
     /// Listen on this address of the machine, for a container or the LAN: whoever reaches it uses the service as this node
     #[arg(long, value_name = "ADDRESS")]
     bind: Option<IpAddr>,
+    /// Carry one TCP connection over standard input and output, as ssh's ProxyCommand wants it, by the listener that there
+    /// is or by a new one at any free port
+    #[arg(long, conflicts_with_all = ["bind", "local_port", "json"])]
+    stdio: bool,
 }
 
 impl Connect {
     pub(super) async fn run(self, client: &Client, output: &mut Output<'_, '_>) -> Result<(), Failure> {
-        let body = self.body()?;
+        let stdio = self.stdio;
+        let mut body = self.body()?;
+        if stdio {
+            if body.local_port.is_some() {
+                return Err(stdio::no_port());
+            }
+            body.local_port = Some(ANY_PORT);
+            let connected: Connected = client.exchange(Method::POST, "/v1/connections", Some(&body)).await?;
+            return stdio::carry(&connected);
+        }
         let connected: Connected = client.exchange(Method::POST, "/v1/connections", Some(&body)).await?;
         output.answer(&connected, || {
             let Connected { first, also } = &connected;
@@ -105,7 +122,7 @@ impl Connect {
     }
 
     fn body(self) -> Result<ConnectBody, Failure> {
-        let Self { service, provider, local_port, bind } = self;
+        let Self { service, provider, local_port, bind, stdio: _ } = self;
         let service = Service::spelt(&service)?.0;
         if let Some(text) = &provider {
             spelling::provider(text, &service)?;

@@ -260,6 +260,12 @@ fn up_hands_its_options_on_and_refuses_what_it_cannot_do() {
     assert_eq!((ran.ips.len(), ran.name.as_deref()), (2, Some("ams")));
     assert_eq!(ran.http.map(|at| at.port()), Some(9090));
 
+    let args = ["up", "--ips", "not:10.8.0.0/16,not:wg0"];
+    assert_eq!(pln_with(&offline, dir.path(), &args).code, 0);
+    let ran = offline.ran.lock().expect("not poisoned").remove(0);
+    assert_eq!((ran.ips.len(), ran.not_ips.len()), (0, 2));
+    assert!(pln(&["up", "--ips", "wg0"]).err.contains("not:wg0"));
+
     let detached = pln_with(&offline, dir.path(), &["up", "-d"]);
     assert_ne!(detached.code, 0);
     assert!(detached.err.contains("foreground"), "{}", detached.err);

@@ -188,7 +188,7 @@ pub struct Connect {
     pub provider: Option<String>,
     /// Where to listen; on this machine's loopback where absent.
     pub bind: Option<IpAddr>,
-    /// The service's own port where absent.
+    /// The service's own port where absent; 0 for the listener there is, or any free port.
     pub local_port: Option<u16>,
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 use tokio::io::unix::AsyncFd;
 
-use crate::config::IPS_MAX;
+use crate::config::{Excluded, IPS_MAX};
 
 /// How often addresses are read again even if the kernel said nothing: it drops messages when its queue is full.
 const READ_AGAIN_EVERY: Duration = Duration::from_secs(30);
@@ -21,12 +21,30 @@ const SETTLE: Duration = Duration::from_millis(300);
 /// Multicast groups of IPv4 and IPv6 address changes, `RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR` of `rtnetlink.h`.
 const ADDRESS_GROUPS: u32 = 0x10 | 0x100;
 
-/// The addresses to announce with `port`: `given` ones if any, else those of the interfaces; loopback only where
-/// there is nothing else.
+/// The addresses to announce with `port`: `given` ones if any, else those of the interfaces but those that are `not` to
+/// be told; loopback only where there is nothing else. Without `tunnels`, no address of a tunnel whose packets may run
+/// through this node: its own packets would run through themselves.
 #[must_use]
-pub fn to_announce(given: &[IpAddr], port: u16) -> Vec<SocketAddr> {
-    let ips = if given.is_empty() { worth_telling(interface_addresses()) } else { given.to_vec() };
+pub fn to_announce(given: &[IpAddr], not: &[Excluded], tunnels: bool, port: u16) -> Vec<SocketAddr> {
+    let ips = if given.is_empty() {
+        let all = interface_addresses().into_iter().filter(|(interface, ip)| {
+            !not.iter().any(|not| not.covers(interface, ip)) && (tunnels || !is_tunnel(interface))
+        });
+        worth_telling(all.map(|(_, ip)| ip).collect())
+    } else {
+        given.to_vec()
+    };
     ips.into_iter().take(IPS_MAX).map(|ip| SocketAddr::new(ip, port)).collect()
+}
+
+/// `ARPHRD_PPP` and `ARPHRD_NONE` of `linux/if_arp.h`: PPP, and what has no link layer, as WireGuard and every tun device.
+const TUNNEL_TYPES: [&str; 2] = ["512", "65534"];
+
+/// Whether the packets of an interface travel in others, by whatever program carries them.
+fn is_tunnel(interface: &str) -> bool {
+    // Names come from the kernel: none has a slash.
+    let kind = std::fs::read_to_string(format!("/sys/class/net/{interface}/type"));
+    kind.is_ok_and(|kind| TUNNEL_TYPES.contains(&kind.trim()))
 }
 
 fn worth_telling(all: Vec<IpAddr>) -> Vec<IpAddr> {
@@ -56,8 +74,8 @@ fn needs_scope(ip: &IpAddr) -> bool {
     }
 }
 
-/// All addresses of interfaces that are up, in the kernel's order; none if it does not tell.
-fn interface_addresses() -> Vec<IpAddr> {
+/// All addresses of interfaces that are up, each with its interface, in the kernel's order; none if it does not tell.
+fn interface_addresses() -> Vec<(String, IpAddr)> {
     let mut list = std::ptr::null_mut();
     // SAFETY: `list` is a valid place for the pointer that the call stores.
     if unsafe { libc::getifaddrs(&raw mut list) } != 0 {
@@ -78,7 +96,8 @@ fn interface_addresses() -> Vec<IpAddr> {
         let ip = unsafe { ip_of(entry.ifa_addr) };
         // SAFETY: `ifa_name` is a NUL-terminated string of the entry.
         let name = unsafe { CStr::from_ptr(entry.ifa_name) };
-        found.extend(ip.filter(|_| !is_bridge_of_containers(name)));
+        let ip = ip.filter(|_| !is_bridge_of_containers(name));
+        found.extend(ip.map(|ip| (name.to_string_lossy().into_owned(), ip)));
     }
     // SAFETY: `list` came from `getifaddrs` and is not used again.
     unsafe { libc::freeifaddrs(list) };
@@ -189,8 +208,18 @@ mod tests {
 
     #[test]
     fn given_addresses_stand_as_they_are() {
-        let told = to_announce(&ips(&["127.0.0.1"]), 7);
+        let told = to_announce(&ips(&["127.0.0.1"]), &["127.0.0.0/8".parse().expect("a network")], false, 7);
         assert_eq!(told, ["127.0.0.1:7".parse::<SocketAddr>().expect("an address")]);
+    }
+
+    #[test]
+    fn what_is_excluded_is_not_told() {
+        let of = |not: &str| to_announce(&[], &[not.parse().expect("a network or interface")], true, 7);
+        // Nothing is left but what is told where there is nothing else, and that is excluded, too.
+        let nothing = to_announce(&[], &["0.0.0.0/0", "::/0"].map(|not| not.parse().expect("a network")), true, 7);
+        assert!(nothing.is_empty(), "{nothing:?}");
+        assert!(of("0.0.0.0/0").iter().all(SocketAddr::is_ipv6));
+        assert!(!is_tunnel("lo") && !is_tunnel("no-such-interface"));
     }
 
     #[test]

@@ -53,7 +53,12 @@ async fn withdraw_offer_if_unable(running: &Running) {
 }
 
 async fn announce(running: &Running, said: &mut Option<Vec<SocketAddr>>) {
-    let addrs = addresses::to_announce(&running.settings_now().ips, running.port());
+    let addrs = {
+        let settings = running.settings_now();
+        // What speaks UDP through this node may be the tunnel itself; nothing else tells.
+        let tunnels = !running.carries_udp();
+        addresses::to_announce(&settings.ips, &settings.not_ips, tunnels, running.port())
+    };
     // A machine whose network is down is still where it was last, as far as the others are concerned.
     if addrs.is_empty() || said.as_ref() == Some(&addrs) {
         return;

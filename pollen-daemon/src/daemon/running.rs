@@ -130,6 +130,13 @@ impl Running {
         &self.parts
     }
 
+    /// Whether datagrams of others travel through this node's services.
+    pub(super) fn carries_udp(&self) -> bool {
+        let services = &self.parts.services;
+        services.exports().iter().any(|export| export.protocol == Protocol::Udp)
+            || services.listeners().iter().any(|listener| listener.protocol == Protocol::Udp)
+    }
+
     pub(super) fn port(&self) -> u16 {
         self.parts.port
     }

@@ -145,7 +145,8 @@ impl Imports {
                 && i.protocol == protocol
                 && i.provider == provider
                 && i.bind == bind
-                && local_port.is_none_or(|port| port == i.local_port)
+                // Any port asked for is whichever there is.
+                && local_port.is_none_or(|port| port == i.local_port || port == 0)
         };
         self.iter().find(|imported| same(&imported.import))
     }
