@@ -36,6 +36,7 @@ mod mesh;
 mod provide;
 mod pump;
 mod resolve;
+mod server;
 mod session;
 mod tally;
 #[cfg(test)]
@@ -47,6 +48,7 @@ pub use exchange::ExchangeError;
 pub use exports::{EXPORTS_MAX, Export, TooManyExports};
 pub use imports::{IMPORTS_MAX, Import};
 pub use resolve::{ResolveError, node as resolve_node};
+pub use server::{NoServer, Server};
 pub use tally::Carried;
 #[cfg(test)]
 pub(crate) use tally::labels as refusal_labels;
@@ -227,8 +229,8 @@ impl Services {
     /// # Errors
     /// At [`EXPORTS_MAX`]; nothing was changed.
     pub fn serve(&self, request: Serve) -> Result<(), TooManyExports> {
-        let Serve { port, name, protocol, shared } = request;
-        let displaced = self.0.exports().insert(Export { name, protocol, port, shared })?;
+        let Serve { port, name, protocol, shared, server } = request;
+        let displaced = self.0.exports().insert(Export { name, protocol, port, shared, server })?;
         if let Some(displaced) = displaced {
             self.cut_export(&displaced);
         }
@@ -278,7 +280,8 @@ impl Services {
             }
             let listened = listening::on_loopback(protocol);
             let silent = |export: &Export| listened.as_ref().is_ok_and(|ports| !ports.contains(&export.port));
-            exports.retain(|export| export.protocol != protocol || silent(export));
+            // What is elsewhere is not the kernel's to know.
+            exports.retain(|export| export.protocol != protocol || export.server == Server::Here && silent(export));
         }
         exports
     }

@@ -6,6 +6,7 @@ mod conditions;
 mod corpora;
 mod death;
 mod directory;
+mod forms;
 mod garbage;
 mod lab;
 mod links;

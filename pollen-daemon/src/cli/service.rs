@@ -24,7 +24,9 @@ const ANY_PORT: u16 = 0;
 /// restarts.
 #[derive(Debug, clap::Args)]
 pub(super) struct Serve {
-    /// The port that the service has on this machine
+    /// The port that the service has on this machine; HOST:PORT of a container or of another machine, or unix:PATH, which
+    /// need a name
+    #[arg(value_name = "[HOST:]PORT|unix:PATH")]
     port: String,
     /// What the mesh shall call it: letters, digits and - _ .
     name: Option<String>,
@@ -42,15 +44,21 @@ pub(super) struct Serve {
 impl Serve {
     pub(super) async fn run(self, client: &Client, output: &mut Output<'_, '_>) -> Result<(), Failure> {
         let Self { port, name, tcp, udp, shared } = self;
-        let Form::Port(port) = spelling::form(&port, name.as_deref())?;
+        let (port, server) = match spelling::form(&port, name.as_deref())? {
+            Form::Port(port) => (Some(port), None),
+            Form::Elsewhere(server) => (None, Some(server)),
+        };
         let also_udp = tcp && udp;
         let protocol = if udp && !tcp { ProtocolName::Udp } else { ProtocolName::Tcp };
-        let body = ServeBody { port, name, protocol, also_udp, shared };
+        let body = ServeBody { port, server, name, protocol, also_udp, shared };
         let served: Served = client.exchange(Method::POST, "/v1/services", Some(&body)).await?;
         output.answer(&served, || {
             let named = served.name.as_ref().map_or_else(String::new, |name| format!(" as {name}"));
             let shared = if served.shared { ", shared" } else { "" };
             let both = if served.also_udp { " and udp" } else { "" };
+            if let Some(server) = &served.server {
+                return format!("serving {server}{named}{shared}");
+            }
             format!("serving {}{both} port {}{named}{shared}", self::protocol(served.protocol), served.port)
         })?;
         served.warnings.iter().for_each(|warning| output.note(&format!("warning: {warning}")));

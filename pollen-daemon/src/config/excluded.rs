@@ -15,7 +15,10 @@ const INTERFACE_BYTES_MAX: usize = 15;
 #[serde(try_from = "String", into = "String")]
 pub enum Excluded {
     /// Addresses that begin with these bits.
-    Network { ip: IpAddr, bits: u8 },
+    Network {
+        ip: IpAddr,
+        bits: u8,
+    },
     Interface(String),
 }
 

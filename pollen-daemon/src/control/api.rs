@@ -77,7 +77,12 @@ impl From<Tier> for TierName {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServeBody {
-    pub port: u16,
+    /// Absent where `server` says where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// `HOST:PORT` or `unix:PATH` of a server that is not on this machine's loopback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     #[serde(default)]
@@ -94,6 +99,8 @@ pub struct ServeBody {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Served {
     pub port: u16,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
     pub name: Option<String>,
     pub protocol: ProtocolName,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::services::Server;
 use futures_util::future::BoxFuture;
 use pollen_common::identity::NodeKey;
 use pollen_common::node::{Command, Event, EventKind, Refusal, Reply};
@@ -177,6 +178,8 @@ pub struct Serve {
     pub name: Option<Name>,
     pub protocol: Protocol,
     pub shared: bool,
+    /// Where its server is.
+    pub server: Server,
 }
 
 /// A local listener to open.

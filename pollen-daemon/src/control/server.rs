@@ -30,6 +30,7 @@ use crate::control::refused::Refused;
 use crate::control::settings::{self, Key};
 use crate::control::{invite, resolve, seeds, stream};
 use crate::metrics::Exporter;
+use crate::services::{NoServer, Server};
 use crate::status::inspect::{self, Inspected};
 use crate::status::{Reading, Status};
 
@@ -176,20 +177,37 @@ fn shown(subject: &Subject) -> (&'static str, String) {
 }
 
 async fn serve(State(api): Shared, JsonBody(body): JsonBody<ServeBody>) -> Answered<Served> {
-    if body.port == 0 {
-        return Err(Failure::new(Code::Usage, "a service's port is between 1 and 65535"));
-    }
     let name = body.name.map(|name| parse_name(&name)).transpose()?;
     let shown = name.as_ref().map(ToString::to_string);
     let protocol = Protocol::from(body.protocol);
-    let request = Serve { port: body.port, name, protocol, shared: body.shared };
+    let (port, server) = placed(body.port, body.server.as_deref(), name.as_ref())?;
+    if !server.speaks(protocol) || body.also_udp && !server.speaks(Protocol::Udp) {
+        return Err(Failure::new(Code::Usage, format!("{server} carries no datagrams")).hint("leave --udp out"));
+    }
+    let request = Serve { port, name, protocol, shared: body.shared, server };
     let mut warnings = within(api.daemon.serve(request.clone())).await?;
     let also_udp = body.also_udp && protocol == Protocol::Tcp;
     if also_udp {
         warnings.extend(within(api.daemon.serve(Serve { protocol: Protocol::Udp, ..request })).await?);
     }
-    let (port, name, shared) = (body.port, shown, body.shared);
-    Ok(Json(Served { port, name, protocol: body.protocol, also_udp, shared, warnings }))
+    let (server, name, shared) = (body.server, shown, body.shared);
+    Ok(Json(Served { port, server, name, protocol: body.protocol, also_udp, shared, warnings }))
+}
+
+/// Where a server is, and the port under which the mesh knows it.
+fn placed(port: Option<u16>, server: Option<&str>, name: Option<&Name>) -> Result<(u16, Server), Failure> {
+    match (port, server, name) {
+        (Some(port), None, _) if port > 0 => Ok((port, Server::Here)),
+        (None, Some(server), Some(name)) => {
+            let server = server.parse().map_err(|error: NoServer| Failure::new(Code::Usage, error.to_string()))?;
+            Ok((Server::port_for(name), server))
+        }
+        (None, Some(server), None) => {
+            Err(Failure::new(Code::Usage, format!("{server} has no port of this machine, so it needs a name"))
+                .hint(format!("`pln serve {server} NAME`")))
+        }
+        _ => Err(Failure::new(Code::Usage, "a service's port is between 1 and 65535")),
+    }
 }
 
 async fn unserve(State(api): Shared, Segment(service): Segment) -> Answered<Done> {

@@ -29,7 +29,7 @@ use crate::enroll::way_back::WayBack;
 use crate::events::{EVENTS_KEPT_MAX, Events};
 use crate::logs::Logs;
 use crate::nearest::or_meant;
-use crate::services::{Export, ExportConfig, Services, ServicesConfig};
+use crate::services::{Export, ExportConfig, Server, Services, ServicesConfig};
 use crate::status::Troubles;
 use crate::store::Change;
 use crate::store::writer::{ConfigureError, Writer};
@@ -155,7 +155,7 @@ impl Running {
                 continue;
             }
             let label = export.label();
-            let Export { name, protocol, port, shared } = export;
+            let Export { name, protocol, port, shared, .. } = export;
             if let Err(refusal) = self.parts.driver.command(Command::Serve { name, protocol, port, shared }).await {
                 tracing::warn!("{label} is not published: {}", refusal.message);
             }
@@ -184,8 +184,8 @@ impl Running {
                 continue;
             }
             let label = entry.label();
-            let Export { name, protocol, port, shared } = entry;
-            match self.parts.services.serve(Serve { port, name, protocol, shared }) {
+            let Export { name, protocol, port, shared, server } = entry;
+            match self.parts.services.serve(Serve { port, name, protocol, shared, server }) {
                 Ok(()) => tracing::info!("{label} is served again, as the mesh remembers it"),
                 Err(error) => tracing::warn!(%error, "{label} is not served again"),
             }
@@ -213,14 +213,15 @@ impl Running {
     /// Claims first, because the core may refuse. What a crash then leaves claimed is served after it: see [`adopt`].
     async fn start_serving(&self, request: Serve) -> Result<Vec<String>, Refusal> {
         let _changing = self.changing_services.lock().await;
-        let Serve { port, name, protocol, shared } = request.clone();
+        let Serve { port, name, protocol, shared, server } = request.clone();
         self.parts.driver.command(Command::Serve { name: name.clone(), protocol, port, shared }).await?;
         if let Err(too_many) = self.parts.services.serve(request) {
             self.parts.driver.command(Command::Unserve { name, protocol, port }).await?;
             return Err(too_many.into());
         }
         self.save_services().await?;
-        Ok(self.parts.services.unheard(protocol, port).into_iter().collect())
+        let unheard = (server == Server::Here).then(|| self.parts.services.unheard(protocol, port)).flatten();
+        Ok(unheard.into_iter().collect())
     }
 
     /// The reverse, so that whatever is configured is claimed too: what a crash then leaves claimed is still served.
@@ -376,7 +377,7 @@ pub(super) fn adopt(config: &mut ServicesConfig, view: &View) {
         match config.exports.iter_mut().find(|export| served(export)) {
             // The claim is newer than a configuration that differs.
             Some(export) => export.port = port,
-            None => config.exports.push(ExportConfig { name, protocol, port, shared }),
+            None => config.exports.push(ExportConfig { name, protocol, port, shared, server: None }),
         }
     }
 }

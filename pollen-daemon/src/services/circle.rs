@@ -16,6 +16,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use super::Shared;
 use super::exports::{self, Export, Exports};
 use super::imports::Imports;
+use super::server::{self, Server};
 
 /// Connections on their way from this node's dialling to this node's accepting.
 const PASSED_ON_MAX: usize = 4096;
@@ -63,6 +64,9 @@ pub(super) fn leads_back(exports: &Exports, imports: &Imports, me: NodeKey, expo
     let mut passed = vec![export.clone()];
     loop {
         let last = passed.last().expect("it begins with one");
+        if last.server != Server::Here {
+            return false;
+        }
         let Some(import) = imports.on_loopback(last.protocol, last.port) else { return false };
         if import.provider.is_some_and(|provider| provider != me) {
             return false;
@@ -77,6 +81,18 @@ pub(super) fn leads_back(exports: &Exports, imports: &Imports, me: NodeKey, expo
 
 /// A connection to the server behind `export`, for a client that was passed on `hops` times so far.
 pub(super) async fn dial_tcp(shared: &Shared, export: &Export, hops: u8) -> Result<TcpStream, DialError> {
+    match &export.server {
+        Server::Here => {}
+        Server::Unix(path) => return Ok(server::dial_unix(path).await?),
+        Server::At { host, port } => {
+            let addresses = Server::addresses(host, *port).await?;
+            // By its port it would be seen how often it was passed on; by another address it is not.
+            if addresses.iter().any(|at| shared.imports().is_at(*at)) {
+                return Err(DialError::Circle);
+            }
+            return Ok(server::dial_tcp(&addresses).await?);
+        }
+    }
     let me = shared.view.borrow().me;
     let own = {
         let (exports, imports) = (shared.exports(), shared.imports());
@@ -113,7 +129,13 @@ mod tests {
     const ME: NodeKey = NodeKey([1; 32]);
 
     fn named(name: &str, port: u16) -> Export {
-        Export { name: Some(name.parse().expect("a name")), protocol: Protocol::Tcp, port, shared: false }
+        Export {
+            name: Some(name.parse().expect("a name")),
+            protocol: Protocol::Tcp,
+            port,
+            shared: false,
+            server: Server::Here,
+        }
     }
 
     /// A listener for `name` at any free port, which it answers with.
@@ -157,7 +179,8 @@ mod tests {
         let client = SocketAddr::from(([127, 0, 0, 1], 7));
         passed_on.note(client, 3);
         assert_eq!((passed_on.take(&client), passed_on.take(&client)), (3, 0));
-        for port in 0..=u16::MAX {
+        let ports = u16::try_from(PASSED_ON_MAX).expect("few");
+        for port in 0..ports + 9 {
             passed_on.note(SocketAddr::from(([127, 0, 0, 2], port)), 1);
         }
         assert!(passed_on.is_full());

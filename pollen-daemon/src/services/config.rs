@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::exports::Export;
 use super::imports::Import;
+use super::server::Server;
 
 /// Exports and imports, to be stored as JSON and given back at the next start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +37,9 @@ pub struct ExportConfig {
     pub port: u16,
     #[serde(default)]
     pub shared: bool,
+    /// `HOST:PORT` or `unix:PATH` where the server is not on this machine's loopback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
 }
 
 /// An import in its written form: `service` is a name, or the provider's port.
@@ -85,6 +89,7 @@ impl From<&Export> for ExportConfig {
             protocol: export.protocol.into(),
             port: export.port,
             shared: export.shared,
+            server: (export.server != Server::Here).then(|| export.server.to_string()),
         }
     }
 }
@@ -97,7 +102,10 @@ impl TryFrom<&ExportConfig> for Export {
         if config.port == 0 {
             return Err(invalid("port", "0"));
         }
-        Ok(Self { name, protocol: config.protocol.into(), port: config.port, shared: config.shared })
+        let server =
+            config.server.as_ref().map(|text| text.parse().map_err(|_| invalid("server", text))).transpose()?;
+        let (protocol, server) = (config.protocol.into(), server.unwrap_or_default());
+        Ok(Self { name, protocol, port: config.port, shared: config.shared, server })
     }
 }
 
@@ -151,8 +159,13 @@ mod tests {
             bind: Some([10, 0, 0, 1].into()),
             local_port: 5353,
         };
-        let export =
-            Export { name: Some("api".parse().expect("a name")), protocol: Protocol::Tcp, port: 80, shared: true };
+        let export = Export {
+            name: Some("api".parse().expect("a name")),
+            protocol: Protocol::Tcp,
+            port: 80,
+            shared: true,
+            server: "db.lan:5432".parse().expect("a server"),
+        };
         let config = ServicesConfig { exports: vec![(&export).into()], imports: vec![(&import).into()] };
         let text = serde_json::to_string(&config).expect("plain data");
         let read: ServicesConfig = serde_json::from_str(&text).expect("what was written");

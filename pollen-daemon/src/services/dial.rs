@@ -221,7 +221,7 @@ async fn attempt_local(shared: &Shared, import: &Import, hops: u8) -> Result<Way
     let export = exported.ok_or(AttemptError::Denied(Denial::DeniedOrAbsent))?.export;
     let local = match import.protocol {
         Protocol::Tcp => Local::Tcp(circle::dial_tcp(shared, &export, hops).await?),
-        Protocol::Udp => Local::Udp(exports::dial_udp(export.port).await.map_err(AttemptError::Local)?),
+        Protocol::Udp => Local::Udp(exports::dial_udp(&export).await.map_err(AttemptError::Local)?),
     };
     Ok(Way::Local(local, export))
 }

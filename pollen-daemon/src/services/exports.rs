@@ -10,6 +10,7 @@ use pollen_common::views::{Name, Protocol};
 use pollen_common::wire::streams::service::Target;
 use tokio::net::{TcpStream, UdpSocket};
 
+use super::server::{self, Server};
 use super::tally::Tally;
 use crate::control::handle::ServiceRef;
 
@@ -26,6 +27,8 @@ pub struct Export {
     pub port: u16,
     /// Whether other publishers may provide the same name; only the announcement depends on it.
     pub shared: bool,
+    /// Where the server is.
+    pub server: Server,
 }
 
 impl Export {
@@ -37,7 +40,10 @@ impl Export {
 
     /// Whether streams of `other` are streams of this: the same port under the same name.
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        self.name == other.name && self.protocol == other.protocol && self.port == other.port
+        self.name == other.name
+            && self.protocol == other.protocol
+            && self.port == other.port
+            && self.server == other.server
     }
 }
 
@@ -123,12 +129,24 @@ pub(super) async fn dial_tcp(port: u16) -> std::io::Result<TcpStream> {
     Ok(tcp)
 }
 
+/// A socket of its own for one session with the server behind `export`.
+///
+/// # Errors
+/// As [`dial_udp_here`]; a server elsewhere tells only by its silence that it is not there.
+pub(super) async fn dial_udp(export: &Export) -> std::io::Result<UdpSocket> {
+    match &export.server {
+        Server::Here => dial_udp_here(export.port).await,
+        Server::At { host, port } => server::dial_udp(&Server::addresses(host, *port).await?).await,
+        Server::Unix(_) => Err(std::io::ErrorKind::Unsupported.into()),
+    }
+}
+
 /// A socket of its own for one session, bound to the server behind an export.
 ///
 /// # Errors
 /// `ConnectionRefused` when no socket of this machine is bound to the port. UDP itself would tell only after the first
 /// datagram was lost, too late to turn to another provider.
-pub(super) async fn dial_udp(port: u16) -> std::io::Result<UdpSocket> {
+async fn dial_udp_here(port: u16) -> std::io::Result<UdpSocket> {
     let (local, server) = match bound_family(port) {
         Some(Family::V4) => (SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
         Some(Family::V6) => (SocketAddr::from((Ipv6Addr::LOCALHOST, 0)), SocketAddr::from((Ipv6Addr::LOCALHOST, port))),
@@ -173,7 +191,13 @@ mod tests {
     use super::*;
 
     fn export(name: Option<&str>, port: u16) -> Export {
-        Export { name: name.map(|n| n.parse().expect("a name")), protocol: Protocol::Tcp, port, shared: false }
+        Export {
+            name: name.map(|n| n.parse().expect("a name")),
+            protocol: Protocol::Tcp,
+            port,
+            shared: false,
+            server: Server::Here,
+        }
     }
 
     #[test]

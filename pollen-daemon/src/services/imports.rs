@@ -167,6 +167,16 @@ impl Imports {
         self.iter().find(there).map(|imported| &imported.import)
     }
 
+    /// Whether whoever dials `at` reaches a TCP listener of this node's.
+    pub(super) fn is_at(&self, at: SocketAddr) -> bool {
+        self.iter().filter(|imported| imported.import.protocol == Protocol::Tcp).any(|imported| {
+            let listening = imported.listener().local;
+            listening
+                .iter()
+                .any(|own| own.port() == at.port() && (own.ip() == at.ip().to_canonical() || own.ip().is_unspecified()))
+        })
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.0.len() >= IMPORTS_MAX
     }

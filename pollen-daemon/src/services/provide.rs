@@ -127,7 +127,7 @@ async fn serve_udp(
     mut slot: Slot,
 ) -> Result<(), pump::Broken> {
     let Incoming { connection, mut send, mut recv, .. } = incoming;
-    let socket = match exports::dial_udp(exported.export.port).await {
+    let socket = match exports::dial_udp(&exported.export).await {
         Ok(socket) => Arc::new(socket),
         Err(error) => {
             refuse(shared, &mut send, &mut recv, Refused::Denial(Denial::Unavailable)).await;

@@ -163,6 +163,7 @@ fn what_the_parts_say_is_wrong_is_a_condition_each_with_what_to_do() {
             protocol: Protocol::Tcp,
             port: 8000,
             shared: false,
+            server: crate::services::Server::Here,
         }],
     };
     let listener = &mut sample.listeners[0];

@@ -9,6 +9,8 @@ use crate::control::failure::{Code, Failure};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     Port(u16),
+    /// `HOST:PORT` or `unix:PATH`: what each means, the daemon knows.
+    Elsewhere(String),
 }
 
 /// A service's name or port, as one segment of a path.
@@ -28,6 +30,8 @@ pub(super) fn form(text: &str, name: Option<&str>) -> Result<Form, Failure> {
     }
     match host_and_port(text) {
         Some((host, port)) if is_loopback(host) => Ok(Form::Port(port)),
+        Some(_) => Ok(Form::Elsewhere(text.to_owned())),
+        None if text.starts_with("unix:") => Ok(Form::Elsewhere(text.to_owned())),
         _ => Err(usage(format!("`{text}` is no port: a service's port is between 1 and 65535"))
             .hint("`pln serve 8080 web` makes the port 8080 of this machine the service web")),
     }
@@ -110,6 +114,9 @@ mod tests {
     fn ports_are_read_as_people_write_them() {
         for text in ["8080", "127.0.0.1:8080", "localhost:8080", "[::1]:8080", ":8080"] {
             assert_eq!(form(text, Some("web")), Ok(Form::Port(8080)), "{text}");
+        }
+        for text in ["db.lan:5432", "172.17.0.2:80", "[fd00::2]:80", "unix:/run/x.sock"] {
+            assert_eq!(form(text, Some("web")), Ok(Form::Elsewhere(text.to_owned())));
         }
     }
 

@@ -71,7 +71,13 @@ fn running(dir: &std::path::Path) -> Running {
 }
 
 fn serve(name: Option<&str>, port: u16) -> Serve {
-    Serve { port, name: name.map(|name| name.parse().expect("a name")), protocol: Protocol::Tcp, shared: false }
+    Serve {
+        port,
+        name: name.map(|name| name.parse().expect("a name")),
+        protocol: Protocol::Tcp,
+        shared: false,
+        server: crate::services::Server::Here,
+    }
 }
 
 fn reference(service: &str) -> ServiceRef {
@@ -100,7 +106,7 @@ async fn what_is_published_and_not_configured_can_be_withdrawn() {
     let temp = tempfile::tempdir().expect("temporary directory");
     let node = running(temp.path());
     for (request, by) in [(serve(Some("api"), 80), "api"), (serve(Some("api"), 80), "80"), (serve(None, 80), "80")] {
-        let Serve { port, name, protocol, shared } = request;
+        let Serve { port, name, protocol, shared, .. } = request;
         let published = node.parts.driver.command(Command::Serve { name, protocol, port, shared }).await;
         published.expect("nobody else claims it");
         node.unserve(reference(by)).await.expect("the core had it");

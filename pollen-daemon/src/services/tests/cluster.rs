@@ -79,7 +79,9 @@ impl TestNode {
 
     pub(super) fn serve(&self, name: Option<&str>, protocol: Protocol, port: u16) {
         let name = name.map(|name| name.parse().expect("a name"));
-        self.services.serve(Serve { port, name, protocol, shared: false }).expect("room");
+        self.services
+            .serve(Serve { port, name, protocol, shared: false, server: crate::services::Server::Here })
+            .expect("room");
     }
 
     /// A listener to a named service, on any free port.

@@ -181,3 +181,69 @@ async fn one_connect_brings_both_protocols_of_a_name() {
     client.send_to(b"?", ("127.0.0.1", free)).await.expect("sent");
     tokio::time::timeout(SOON, echo.recv(&mut [0; 9])).await.expect("in time").expect("a datagram");
 }
+
+#[tokio::test]
+async fn servers_at_other_addresses_and_unix_sockets_are_reached() {
+    let cluster = Cluster::start(2);
+    let node = cluster.key(0);
+    let elsewhere = TcpListener::bind("127.0.0.7:0").await.expect("loopback");
+    let at = elsewhere.local_addr().expect("bound");
+    let temp = tempfile::tempdir().expect("a directory");
+    let path = temp.path().join("server.sock");
+    let unix = tokio::net::UnixListener::bind(&path).expect("a fresh directory");
+    let echo = UdpSocket::bind("127.0.0.7:0").await.expect("loopback");
+    let udp_at = echo.local_addr().expect("bound");
+    for (name, protocol, port, server) in [
+        ("lan", Protocol::Tcp, 1, at.to_string()),
+        ("unix", Protocol::Tcp, 2, format!("unix:{}", path.display())),
+        ("udp", Protocol::Udp, 3, udp_at.to_string()),
+    ] {
+        let (name, server) = (Some(name.parse().expect("a name")), server.parse().expect("a server"));
+        let request = crate::control::handle::Serve { port, name, protocol, shared: false, server };
+        cluster.0[0].services.serve(request).expect("room");
+    }
+    cluster.publish(|view| {
+        let view = view.service("lan", Protocol::Tcp, &[(node, 1)]).service("unix", Protocol::Tcp, &[(node, 2)]);
+        view.service("udp", Protocol::Udp, &[(node, 3)])
+    });
+    assert!(cluster.0[0].services.unanswered().is_empty(), "the kernel knows nothing of servers elsewhere");
+    let read = cluster.0[0].services.config();
+    assert_eq!(read.exports[1].server, Some(format!("unix:{}", path.display())));
+
+    // Enough that writing meets a full buffer, and an end that the server waits for.
+    let question = vec![7; 4 << 20];
+    let heard = async |mut server: Box<dyn Duplex>| {
+        let mut asked = Vec::new();
+        server.read_to_end(&mut asked).await.expect("an end in good order");
+        server.write_all(&asked).await.expect("open");
+    };
+    for name in ["lan", "unix"] {
+        let mut client = TcpStream::connect(cluster.0[1].connect(name)).await.expect("a listener");
+        let answered = async {
+            let server: Box<dyn Duplex> = match name {
+                "lan" => Box::new(elsewhere.accept().await.expect("a connection").0),
+                _ => Box::new(unix.accept().await.expect("a connection").0),
+            };
+            heard(server).await;
+        };
+        let asked = async {
+            client.write_all(&question).await.expect("open");
+            client.shutdown().await.expect("open");
+            let mut answer = Vec::new();
+            client.read_to_end(&mut answer).await.expect("an end in good order");
+            answer
+        };
+        let both = tokio::time::timeout(SOON, async { tokio::join!(answered, asked).1 }).await;
+        assert!(both.expect("in time") == question, "{name}");
+    }
+    let client = UdpSocket::bind("127.0.0.1:0").await.expect("loopback");
+    client.send_to(b"?", cluster.0[1].connect("udp")).await.expect("sent");
+    tokio::time::timeout(SOON, echo.recv(&mut [0; 9])).await.expect("in time").expect("a datagram");
+
+    std::fs::remove_file(&path).expect("it is there");
+    expect_reset_at(cluster.0[1].connect("unix")).await;
+}
+
+/// A stream of any kind.
+trait Duplex: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin {}
+impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Duplex for T {}

@@ -169,7 +169,9 @@ impl TestNode {
 
     pub(super) fn serve(&self, name: &str, port: u16) {
         let name = Some(name.parse().expect("a name"));
-        self.services.serve(Serve { port, name, protocol: Protocol::Tcp, shared: false }).expect("room");
+        self.services
+            .serve(Serve { port, name, protocol: Protocol::Tcp, shared: false, server: crate::services::Server::Here })
+            .expect("room");
     }
 
     /// Waits until `done` says so.
