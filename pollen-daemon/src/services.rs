@@ -24,17 +24,21 @@ use crate::standing::Standing;
 
 pub(crate) mod choose;
 mod circle;
+mod clients;
 mod config;
 mod credit;
 mod dial;
 mod exchange;
 mod exports;
+mod idle;
 mod imports;
+mod inboxes;
 mod listening;
 mod live;
 mod mesh;
 mod provide;
 mod pump;
+mod queue;
 mod resolve;
 mod server;
 mod session;
@@ -51,9 +55,10 @@ pub use resolve::{ResolveError, node as resolve_node};
 pub use server::{NoServer, Server};
 pub use tally::Carried;
 #[cfg(test)]
-pub(crate) use tally::labels as refusal_labels;
+pub(crate) use tally::{drop_labels, labels as refusal_labels};
 
 use exports::{Exported, Exports};
+use idle::IdleLimits;
 use imports::{Imported, Imports, Sockets};
 use tally::Tally;
 
@@ -73,7 +78,8 @@ struct Shared {
     memory: Mutex<dial::Memory>,
     live: Arc<live::Live>,
     passed_on: circle::PassedOn,
-    inboxes: Arc<session::Inboxes>,
+    bound: listening::Bound,
+    inboxes: Arc<inboxes::Inboxes>,
     credit: credit::Ledgers,
     refusals: tally::Refusals,
     /// What removed exports and imports carried, and still carry until their last stream ends.
@@ -83,7 +89,7 @@ struct Shared {
     opened_sessions: AtomicU64,
     standing: Standing,
     draining: AtomicBool,
-    session_idle: Duration,
+    idle: IdleLimits,
 }
 
 /// A listener that there is, or one that could be bound.
@@ -165,10 +171,10 @@ impl Services {
     /// [`start`](Self::start).
     #[must_use]
     pub fn new(view: watch::Receiver<Arc<View>>) -> Self {
-        Self::with_session_idle(view, session::SESSION_IDLE)
+        Self::with_idle(view, IdleLimits::USUAL)
     }
 
-    fn with_session_idle(view: watch::Receiver<Arc<View>>, session_idle: Duration) -> Self {
+    fn with_idle(view: watch::Receiver<Arc<View>>, idle: IdleLimits) -> Self {
         let standing = Standing::new(view.clone(), STRANGERS_MAX);
         Self(Arc::new(Shared {
             view,
@@ -178,6 +184,7 @@ impl Services {
             memory: Mutex::default(),
             live: live::Live::new(),
             passed_on: circle::PassedOn::default(),
+            bound: listening::Bound::default(),
             inboxes: Arc::default(),
             credit: credit::Ledgers::default(),
             refusals: tally::Refusals::default(),
@@ -187,7 +194,7 @@ impl Services {
             opened_sessions: AtomicU64::new(0),
             standing,
             draining: AtomicBool::new(false),
-            session_idle,
+            idle,
         }))
     }
 
@@ -250,7 +257,7 @@ impl Services {
             ));
         }
         // Where the kernel does not tell, nothing is said.
-        listening::on_loopback(protocol).is_ok_and(|ports| !ports.contains(&port)).then(|| {
+        listening::on_this_machine(protocol).is_ok_and(|ports| !ports.contains(&port)).then(|| {
             format!(
                 "nothing listens on {word} port {port} of this machine yet: callers are refused until something does"
             )
@@ -278,7 +285,7 @@ impl Services {
             if !exports.iter().any(|export| export.protocol == protocol) {
                 continue;
             }
-            let listened = listening::on_loopback(protocol);
+            let listened = listening::on_this_machine(protocol);
             let silent = |export: &Export| listened.as_ref().is_ok_and(|ports| !ports.contains(&export.port));
             // What is elsewhere is not the kernel's to know.
             exports.retain(|export| export.protocol != protocol || export.server == Server::Here && silent(export));
@@ -447,6 +454,7 @@ impl Services {
             sessions: self.0.opened_sessions.load(Ordering::Relaxed),
             bytes_in: bytes[0],
             bytes_out: bytes[1],
+            dropped: self.drops().into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
             refused: self.refusals().into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
         }
     }
@@ -477,6 +485,17 @@ impl Services {
             })
             .collect::<Vec<_>>();
         exports.into_iter().chain(imports).collect()
+    }
+
+    /// UDP payloads dropped and sessions given up for newer ones, by reason.
+    #[must_use]
+    pub fn drops(&self) -> BTreeMap<&'static str, u64> {
+        let mut drops = self.0.inboxes.drops().read();
+        let given_up = self.0.live.given_up();
+        if given_up > 0 {
+            *drops.entry(tally::Dropped::SessionGivenUp.label()).or_default() += given_up;
+        }
+        drops
     }
 
     /// Callers turned away and datagrams of no session, by reason.

@@ -303,6 +303,8 @@ pub struct ServiceNumbers {
     pub bytes_in: u64,
     /// Payload from local sockets to the mesh.
     pub bytes_out: u64,
+    /// UDP payloads dropped and sessions given up for newer ones, by reason.
+    pub dropped: BTreeMap<String, u64>,
     /// Callers turned away, by reason.
     pub refused: BTreeMap<String, u64>,
 }

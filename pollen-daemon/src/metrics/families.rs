@@ -223,6 +223,13 @@ fn services(scrape: &Scrape, numbers: &Numbers) -> Result {
         &["direction"],
         &[(&["in"], services.bytes_in), (&["out"], services.bytes_out)],
     )?;
+    let dropped: Vec<([&str; 1], u64)> = services.dropped.iter().map(|(reason, n)| ([reason.as_str()], *n)).collect();
+    scrape.counter(
+        "pln_service_datagrams_dropped_total",
+        "UDP payloads of services that were dropped, and sessions given up for newer ones, by reason.",
+        &["reason"],
+        &slices(&dropped),
+    )?;
     let refused: Vec<([&str; 1], u64)> = services.refused.iter().map(|(reason, n)| ([reason.as_str()], *n)).collect();
     scrape.counter("pln_refusals_total", "Callers of services turned away, by reason.", &["reason"], &slices(&refused))
 }

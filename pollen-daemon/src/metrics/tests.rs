@@ -47,6 +47,7 @@ fn reasons_under(heading: &str) -> BTreeSet<&'static str> {
 #[test]
 fn every_reason_of_a_refusal_or_drop_is_explained() {
     assert_eq!(reasons_under("## Reasons of `pln_refusals_total`"), services::refusal_labels().collect());
+    assert_eq!(reasons_under("## Reasons of `pln_service_datagrams_dropped_total`"), services::drop_labels().collect());
     let (core, transport): (BTreeSet<_>, BTreeSet<_>) =
         reasons_under("## Reasons of `pln_frames_dropped_total`").into_iter().partition(|r| r.starts_with("core_"));
     assert_eq!(transport, DropReason::ALL.iter().map(|reason| reason.label()).collect());

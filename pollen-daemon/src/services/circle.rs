@@ -10,8 +10,9 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use pollen_common::identity::NodeKey;
+use pollen_common::views::Protocol;
 use pollen_common::wire::streams::service::HOPS_MAX;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
 use super::Shared;
 use super::exports::{self, Export, Exports};
@@ -87,25 +88,14 @@ pub(super) async fn dial_tcp(shared: &Shared, export: &Export, hops: u8) -> Resu
         Server::At { host, port } => {
             let addresses = Server::addresses(host, *port).await?;
             // By its port it would be seen how often it was passed on; by another address it is not.
-            if addresses.iter().any(|at| shared.imports().is_at(*at)) {
+            if addresses.iter().any(|at| shared.imports().is_at(Protocol::Tcp, *at)) {
                 return Err(DialError::Circle);
             }
             return Ok(server::dial_tcp(&addresses).await?);
         }
     }
-    let me = shared.view.borrow().me;
-    let own = {
-        let (exports, imports) = (shared.exports(), shared.imports());
-        if leads_back(&exports, &imports, me, export) {
-            return Err(DialError::Circle);
-        }
-        imports.on_loopback(export.protocol, export.port).is_some()
-    };
-    if !own {
+    if !goes_on(shared, export, hops)? {
         return Ok(exports::dial_tcp(export.port).await?);
-    }
-    if hops >= HOPS_MAX || shared.passed_on.is_full() {
-        return Err(DialError::Circle);
     }
     // Bound before it connects, so that the listener cannot be quicker than the note.
     let socket = TcpSocket::new_v4()?;
@@ -116,11 +106,47 @@ pub(super) async fn dial_tcp(shared: &Shared, export: &Export, hops: u8) -> Resu
     Ok(tcp)
 }
 
+/// A socket of its own for one session with the server behind `export`, for a client that was passed on `hops` times.
+pub(super) async fn dial_udp(shared: &Shared, export: &Export, hops: u8) -> Result<UdpSocket, DialError> {
+    let at = match &export.server {
+        Server::Here if goes_on(shared, export, hops)? => {
+            let at = SocketAddr::from((Ipv4Addr::LOCALHOST, export.port));
+            let note = |own| shared.passed_on.note(own, hops + 1);
+            return Ok(server::dial_udp(at, note).await?);
+        }
+        Server::Here => shared.bound.server(export.port).ok_or(io::ErrorKind::ConnectionRefused),
+        Server::At { host, port } => {
+            let addresses = Server::addresses(host, *port).await?;
+            if addresses.iter().any(|at| shared.imports().is_at(Protocol::Udp, *at)) {
+                return Err(DialError::Circle);
+            }
+            addresses.first().copied().ok_or(io::ErrorKind::AddrNotAvailable)
+        }
+        Server::Unix(_) => Err(io::ErrorKind::Unsupported),
+    };
+    Ok(server::dial_udp(at.map_err(io::Error::from)?, |_| ()).await?)
+}
+
+/// Whether the server behind `export` is a listener of this node's own, to another service.
+fn goes_on(shared: &Shared, export: &Export, hops: u8) -> Result<bool, DialError> {
+    let me = shared.view.borrow().me;
+    let own = {
+        let (exports, imports) = (shared.exports(), shared.imports());
+        if leads_back(&exports, &imports, me, export) {
+            return Err(DialError::Circle);
+        }
+        imports.on_loopback(export.protocol, export.port).is_some()
+    };
+    if own && (hops >= HOPS_MAX || shared.passed_on.is_full()) {
+        return Err(DialError::Circle);
+    }
+    Ok(own)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use pollen_common::views::Protocol;
     use pollen_common::wire::streams::service::Target;
 
     use super::*;

@@ -1,27 +1,32 @@
 //! The caller's side: from an import to an open stream at one of its providers, failing over between them.
-//! Invariant: no byte of the client leaves this node before a provider has accepted, so that trying another one can
-//! never repeat what the first has already acted upon.
+//! Invariant: no byte of a TCP client leaves this node before a provider has accepted, so that trying another one can
+//! never repeat what the first has already acted upon. A UDP client's first payload travels along with the opening: UDP
+//! may repeat what it carries, and a provider that refuses has not acted upon it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use pollen_common::identity::NodeKey;
 use pollen_common::views::{Protocol, View};
 use pollen_common::wire::streams::service::{Header, Target};
-use pollen_common::wire::streams::{Denial, decode_status};
+use pollen_common::wire::streams::{Denial, decode_status, payload};
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::time::Instant;
 
 use super::choose::{self, Candidate};
 use super::circle::{self, DialError};
 use super::credit::{self, Flow};
-use super::exports::{self, Export};
+use super::exports::Export;
+use super::idle::Activity;
 use super::imports::Import;
 use super::pump::{self, CODE_RESET};
-use super::session::Carrier;
+use super::session::{Awaited, Carrier, Session};
+use super::tally::Tally;
 use super::{Shared, resolve};
 
 /// How long one provider may take, from dialling to its answer, while others are left: about what it takes to notice
@@ -62,8 +67,6 @@ enum AttemptError {
     Denied(Denial),
     #[error("the connection broke before an answer came")]
     Broken,
-    #[error("local server: {0}")]
-    Local(std::io::Error),
     #[error(transparent)]
     Circle(#[from] DialError),
 }
@@ -79,9 +82,28 @@ pub(super) enum NoProvider {
     Busy,
 }
 
+/// Who asks for a way.
+#[derive(Clone, Copy)]
+pub(super) struct Client<'a> {
+    /// How often it was passed on so far.
+    pub hops: u8,
+    /// For UDP.
+    pub session: Option<First<'a>>,
+}
+
+/// The beginning of a UDP session.
+#[derive(Clone, Copy)]
+pub(super) struct First<'a> {
+    pub payload: &'a Bytes,
+    pub activity: &'a Arc<Activity>,
+    pub tally: &'a Arc<Tally>,
+}
+
 /// An open way to a provider.
 pub(super) enum Way {
     Mesh(Carrier, Flow),
+    /// The client's first payload is on its way.
+    Session(Session),
     /// This node provides it itself.
     Local(Local, Export),
 }
@@ -168,8 +190,8 @@ fn candidates(shared: &Shared, view: &View, import: &Import, providers: &BTreeSe
     providers.iter().map(candidate).collect()
 }
 
-/// Opens a stream to one of the providers, for a client that was passed on `hops` times.
-pub(super) async fn open(shared: &Shared, import: &Import, hops: u8) -> Result<Opened, NoProvider> {
+/// Opens a stream to one of the providers, for a client.
+pub(super) async fn open(shared: &Shared, import: &Import, client: Client<'_>) -> Result<Opened, NoProvider> {
     let view = shared.view.borrow().clone();
     let providers = providers(&view, import);
     // Without a lot all are compared as if it always fell the same way: worse balance, nothing else.
@@ -186,9 +208,9 @@ pub(super) async fn open(shared: &Shared, import: &Import, hops: u8) -> Result<O
         let provider = choice.node;
         let attempt = async {
             if provider == view.me {
-                attempt_local(shared, import, hops).await
+                attempt_local(shared, import, client.hops).await
             } else {
-                attempt(shared, &view, import, provider, hops).await
+                attempt(shared, &view, import, provider, client).await
             }
         };
         let result = tokio::time::timeout(bound, attempt).await.unwrap_or(Err(AttemptError::Silent));
@@ -196,6 +218,7 @@ pub(super) async fn open(shared: &Shared, import: &Import, hops: u8) -> Result<O
             Ok(way) => {
                 let rtt = match &way {
                     Way::Mesh(carrier, _) => Some(carrier.connection.rtt()),
+                    Way::Session(session) => Some(session.carrier.connection.rtt()),
                     Way::Local(..) => None,
                 };
                 shared.memory().worked(provider, &import.target, rtt);
@@ -221,7 +244,7 @@ async fn attempt_local(shared: &Shared, import: &Import, hops: u8) -> Result<Way
     let export = exported.ok_or(AttemptError::Denied(Denial::DeniedOrAbsent))?.export;
     let local = match import.protocol {
         Protocol::Tcp => Local::Tcp(circle::dial_tcp(shared, &export, hops).await?),
-        Protocol::Udp => Local::Udp(exports::dial_udp(&export).await.map_err(AttemptError::Local)?),
+        Protocol::Udp => Local::Udp(circle::dial_udp(shared, &export, hops).await?),
     };
     Ok(Way::Local(local, export))
 }
@@ -242,37 +265,58 @@ async fn attempt(
     view: &View,
     import: &Import,
     provider: NodeKey,
-    hops: u8,
+    client: Client<'_>,
 ) -> Result<Way, AttemptError> {
     let addrs = view.nodes.get(&provider).map(|node| node.addrs.clone()).unwrap_or_default();
     let mesh = shared.mesh.get().ok_or_else(|| Unreachable("the mesh is not up yet".into()))?;
     let connection = mesh.reach.connection(provider, addrs.clone()).await?;
-    match offer(shared, &connection, import, hops).await {
+    match offer(shared, &connection, import, client).await {
         // It was dead without our knowing, as after the provider's restart, or lost against another that both ends
         // dialled at once. Nothing of the client was sent: a new connection may take it.
         Err(AttemptError::Broken) if connection.close_reason().is_some() => {
             let connection = mesh.reach.connection(provider, addrs).await?;
-            offer(shared, &connection, import, hops).await
+            offer(shared, &connection, import, client).await
         }
         result => result,
     }
 }
 
-async fn offer(shared: &Shared, connection: &Connection, import: &Import, hops: u8) -> Result<Way, AttemptError> {
+async fn offer(
+    shared: &Shared,
+    connection: &Connection,
+    import: &Import,
+    client: Client<'_>,
+) -> Result<Way, AttemptError> {
     let streams = connection.open_bi().await.map_err(|_| AttemptError::Broken)?;
     let mut offer = Offer(Some(streams));
     let (send, recv) = offer.0.as_mut().expect("put there above");
-    let header = Header { target: import.target.clone(), protocol: import.protocol, hops };
-    let flow = shared.credit.of(connection).flow(credit::number(send), &import.target.to_string());
+    let header = Header { target: import.target.clone(), protocol: import.protocol, hops: client.hops };
+    let mut opening = header.opening();
+    let awaited = client.session.map(|first| {
+        // In one piece with the header: what is behind it arrives with it.
+        opening.extend(payload::framed(first.payload).unwrap_or_default());
+        Awaited::new(&shared.inboxes, connection, send, first.tally)
+    });
+    let flow = match awaited {
+        Some(_) => None,
+        None => Some(shared.credit.of(connection).flow(credit::number(send), &import.target.to_string())),
+    };
     // A refusal stops this direction, and then says why on the other: read on whatever becomes of the writing.
-    let written = send.write_all(&header.opening()).await;
+    let written = send.write_all(&opening).await;
     match read_answer(recv).await? {
         Err(denial) => Err(AttemptError::Denied(denial)),
         Ok(()) if written.is_err() => Err(AttemptError::Broken),
         Ok(()) => {
             let (send, recv) = offer.0.take().expect("taken once");
-            flow.inflow.start();
-            Ok(Way::Mesh(Carrier { connection: connection.clone(), send, recv }, flow))
+            let carrier = Carrier { connection: connection.clone(), send, recv };
+            Ok(match (awaited, flow) {
+                (Some(awaited), _) => Way::Session(Session { carrier, awaited }),
+                (None, Some(flow)) => {
+                    flow.inflow.start();
+                    Way::Mesh(carrier, flow)
+                }
+                (None, None) => unreachable!("either is there"),
+            })
         }
     }
 }

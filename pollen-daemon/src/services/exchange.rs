@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::credit::{Flow, Inflow, Outflow};
-use super::dial::{self, Local, NoProvider, Way};
+use super::dial::{self, Client, Local, NoProvider, Way};
 use super::imports::Import;
 use super::live::Owner;
 use super::pump::{self, CODE_RESET};
@@ -86,9 +86,9 @@ async fn exchange(shared: &Shared, service: Name, input: Bytes, max: usize) -> R
     }
     let import =
         Import { target: Target::Name(service), provider: None, protocol: Protocol::Tcp, bind: None, local_port: 0 };
-    let opened = dial::open(shared, &import, 0).await?;
+    let opened = dial::open(shared, &import, Client { hops: 0, session: None }).await?;
     let slot = |peer: NodeKey, export| {
-        shared.live.open(Owner { peer, protocol: Protocol::Tcp, asked: Some(import.target.clone()), export })
+        shared.live.open(Owner { peer, protocol: Protocol::Tcp, asked: Some(import.target.clone()), export }, None)
     };
     match opened.way {
         Way::Mesh(carrier, flow) => {
@@ -107,7 +107,7 @@ async fn exchange(shared: &Shared, service: Name, input: Bytes, max: usize) -> R
                 () = slot.cut() => Err(ExchangeError::Cut),
             }
         }
-        Way::Local(Local::Udp(_), _) => unreachable!("a TCP import opens TCP"),
+        Way::Session(_) | Way::Local(Local::Udp(_), _) => unreachable!("a TCP import opens TCP"),
     }
 }
 

@@ -2,15 +2,15 @@
 //! the cluster is the node's part.
 //! Invariant: a name stands for at most one port of each protocol, and an unnamed port stands once for each protocol.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use pollen_common::views::{Name, Protocol};
 use pollen_common::wire::streams::service::Target;
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::TcpStream;
 
-use super::server::{self, Server};
+use super::server::Server;
 use super::tally::Tally;
 use crate::control::handle::ServiceRef;
 
@@ -129,63 +129,6 @@ pub(super) async fn dial_tcp(port: u16) -> std::io::Result<TcpStream> {
     Ok(tcp)
 }
 
-/// A socket of its own for one session with the server behind `export`.
-///
-/// # Errors
-/// As [`dial_udp_here`]; a server elsewhere tells only by its silence that it is not there.
-pub(super) async fn dial_udp(export: &Export) -> std::io::Result<UdpSocket> {
-    match &export.server {
-        Server::Here => dial_udp_here(export.port).await,
-        Server::At { host, port } => server::dial_udp(&Server::addresses(host, *port).await?).await,
-        Server::Unix(_) => Err(std::io::ErrorKind::Unsupported.into()),
-    }
-}
-
-/// A socket of its own for one session, bound to the server behind an export.
-///
-/// # Errors
-/// `ConnectionRefused` when no socket of this machine is bound to the port. UDP itself would tell only after the first
-/// datagram was lost, too late to turn to another provider.
-async fn dial_udp_here(port: u16) -> std::io::Result<UdpSocket> {
-    let (local, server) = match bound_family(port) {
-        Some(Family::V4) => (SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
-        Some(Family::V6) => (SocketAddr::from((Ipv6Addr::LOCALHOST, 0)), SocketAddr::from((Ipv6Addr::LOCALHOST, port))),
-        None => return Err(std::io::ErrorKind::ConnectionRefused.into()),
-    };
-    let socket = UdpSocket::bind(local).await?;
-    super::session::enlarge_buffers(&socket);
-    socket.connect(server).await?;
-    Ok(socket)
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Family {
-    V4,
-    V6,
-}
-
-/// The loopback on which some socket is bound to `port`; IPv4 where the kernel's tables cannot be read.
-fn bound_family(port: u16) -> Option<Family> {
-    let (Ok(v4), Ok(v6)) =
-        (std::fs::read_to_string("/proc/self/net/udp"), std::fs::read_to_string("/proc/self/net/udp6"))
-    else {
-        return Some(Family::V4);
-    };
-    // 127.0.0.0/8 stands with its last byte first.
-    let on_v4 = bound_addresses(&v4, port).any(|address| address == "00000000" || address.ends_with("7F"));
-    let on_v6 = bound_addresses(&v6, port)
-        .any(|address| address == "00000000000000000000000000000000" || address == "00000000000000000000000001000000");
-    if on_v4 { Some(Family::V4) } else { on_v6.then_some(Family::V6) }
-}
-
-/// The addresses of the rows of `/proc/net/udp*` bound to `port`, in the kernel's hexadecimal.
-fn bound_addresses(table: &str, port: u16) -> impl Iterator<Item = &str> {
-    table.lines().skip(1).filter_map(move |row| {
-        let (address, bound) = row.split_whitespace().nth(1)?.split_once(':')?;
-        (u16::from_str_radix(bound, 16) == Ok(port)).then_some(address)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,18 +176,5 @@ mod tests {
         assert_eq!(exports.matching(&ServiceRef::Port(80)).len(), 2);
         assert!(exports.remove(&export(None, 80)).is_some());
         assert_eq!(exports.find(&Target::Port(80), Protocol::Tcp).map(|e| e.export), Some(export(Some("api"), 80)));
-    }
-
-    #[test]
-    fn a_bound_udp_port_is_found_on_the_loopback_it_is_bound_to() {
-        let v4 = std::net::UdpSocket::bind("127.0.0.1:0").expect("loopback");
-        let port = v4.local_addr().expect("bound").port();
-        assert_eq!(bound_family(port), Some(Family::V4));
-        drop(v4);
-        assert_eq!(bound_family(port), None);
-        if let Ok(v6) = std::net::UdpSocket::bind(("::1", port)) {
-            assert_eq!(bound_family(port), Some(Family::V6));
-            drop(v6);
-        }
     }
 }

@@ -3,25 +3,23 @@
 //! Invariant: an import that is in the table listens, or says why not and keeps trying; a client that no provider
 //! takes sees a reset, never an empty answer.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
 use pollen_common::identity::NodeKey;
 use pollen_common::views::Protocol;
 use pollen_common::wire::streams::service::Target;
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::dial::{self, Local, NoProvider, Opened, Way};
+use super::dial::{self, Client, Local, NoProvider, Opened, Way};
 use super::live::{Owner, Slot};
-use super::session::{self, Inlet, Outlet, Queue, Session};
 use super::tally::Tally;
-use super::{Shared, pump};
+use super::{Shared, clients, pump, session};
 use crate::control::handle::{Listener, ServiceRef};
 
 /// Local listeners of one node: each holds two sockets.
@@ -33,8 +31,6 @@ const BACKLOG: i32 = 4096;
 const REBIND_AFTER: Duration = Duration::from_secs(2);
 /// How long to wait when the process is out of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Clients of one UDP listener at once.
-const CLIENTS_MAX: usize = super::live::SESSIONS_PER_PEER_MAX;
 /// Choices remembered for `why`.
 const CHOICES_MAX: usize = 8;
 
@@ -167,9 +163,9 @@ impl Imports {
         self.iter().find(there).map(|imported| &imported.import)
     }
 
-    /// Whether whoever dials `at` reaches a TCP listener of this node's.
-    pub(super) fn is_at(&self, at: SocketAddr) -> bool {
-        self.iter().filter(|imported| imported.import.protocol == Protocol::Tcp).any(|imported| {
+    /// Whether whoever dials `at` reaches a listener of this node's.
+    pub(super) fn is_at(&self, protocol: Protocol, at: SocketAddr) -> bool {
+        self.iter().filter(|imported| imported.import.protocol == protocol).any(|imported| {
             let listening = imported.listener().local;
             listening
                 .iter()
@@ -245,7 +241,12 @@ impl Imported {
             Listening::Waiting(why) => format!("local port {port} does not listen for {}: {why}", self.import.target),
         };
         let choices = self.choices.lock().expect("nothing panics while it holds this lock");
+        let dropped = self.tally.dropped.load(Ordering::Relaxed);
+        let dropped = (dropped > 0).then(|| {
+            format!("local port {port}: datagrams dropped since the start, or sessions given up for newer: {dropped}")
+        });
         std::iter::once(state)
+            .chain(dropped)
             .chain(choices.iter().rev().map(|choice| format!("local port {port}: {choice}")))
             .collect()
     }
@@ -262,7 +263,7 @@ impl Imported {
         choices.push_back(choice);
     }
 
-    fn remember_result(&self, result: &Result<(Opened, Slot), NoProvider>) {
+    pub(super) fn remember_result(&self, result: &Result<(Opened, Slot), NoProvider>) {
         self.remember(match result {
             Ok((opened, _)) => {
                 let before = opened.failed.iter().map(|failed| format!("; before it, {failed}")).collect::<String>();
@@ -310,7 +311,7 @@ pub(super) async fn run(
                 futures_util::future::join_all(loops).await;
             }
             Sockets::Udp(sockets) => {
-                let loops = sockets.into_iter().map(|socket| accept_udp(&shared, &imported, socket));
+                let loops = sockets.into_iter().map(|socket| clients::accept(&shared, &imported, socket));
                 futures_util::future::join_all(loops).await;
             }
         }
@@ -349,7 +350,7 @@ async fn accept_tcp(shared: &Arc<Shared>, imported: &Arc<Imported>, listener: st
 async fn carry_tcp(shared: Arc<Shared>, imported: Arc<Imported>, tcp: TcpStream, hops: u8) {
     // Fails only on a socket that is dead already, as the first read will say.
     let _ = tcp.set_nodelay(true);
-    let result = open(&shared, &imported, hops).await;
+    let result = open(&shared, &imported, Client { hops, session: None }).await;
     imported.remember_result(&result);
     let (opened, mut slot) = match result {
         Ok(opened) => opened,
@@ -362,7 +363,7 @@ async fn carry_tcp(shared: Arc<Shared>, imported: Arc<Imported>, tcp: TcpStream,
     let ended = match opened.way {
         Way::Mesh(carrier, flow) => pump::tunnel(tcp, carrier.send, carrier.recv, flow, moved, slot.cut()).await,
         Way::Local(Local::Tcp(server), _) => pump::relay(tcp, server, moved, slot.cut()).await,
-        Way::Local(Local::Udp(_), _) => unreachable!("a way has the protocol of its import"),
+        Way::Session(_) | Way::Local(Local::Udp(_), _) => unreachable!("a way has the protocol of its import"),
     };
     if let Err(broken) = ended {
         tracing::debug!(service = %imported.import.target, %broken, "stream broke");
@@ -370,16 +371,21 @@ async fn carry_tcp(shared: Arc<Shared>, imported: Arc<Imported>, tcp: TcpStream,
 }
 
 /// A way to a provider, with its place among the open.
-async fn open(shared: &Shared, imported: &Imported, hops: u8) -> Result<(Opened, Slot), NoProvider> {
-    let opened = dial::open(shared, &imported.import, hops).await?;
+pub(super) async fn open(
+    shared: &Shared,
+    imported: &Imported,
+    client: Client<'_>,
+) -> Result<(Opened, Slot), NoProvider> {
+    let opened = dial::open(shared, &imported.import, client).await?;
     let import = &imported.import;
     let export = match &opened.way {
         Way::Local(_, export) => Some(export.clone()),
-        Way::Mesh(..) => None,
+        Way::Mesh(..) | Way::Session(_) => None,
     };
     let asked = Some(import.target.clone());
     let owner = Owner { peer: opened.provider, protocol: import.protocol, asked, export: export.clone() };
-    let slot = shared.live.open(owner).ok_or(NoProvider::Busy)?;
+    let activity = client.session.map(|session| Arc::clone(session.activity));
+    let slot = shared.live.open(owner, activity).ok_or(NoProvider::Busy)?;
     // Withdrawing an export cuts those who reach it without the mesh, too; one that was withdrawn before the slot was
     // taken could not.
     if let Some(export) = export
@@ -390,78 +396,4 @@ async fn open(shared: &Shared, imported: &Imported, hops: u8) -> Result<(Opened,
     imported.tally.count_opened();
     shared.count_opened(imported.import.protocol);
     Ok((opened, slot))
-}
-
-async fn accept_udp(shared: &Arc<Shared>, imported: &Arc<Imported>, socket: std::net::UdpSocket) {
-    let socket = match UdpSocket::from_std(socket) {
-        Ok(socket) => Arc::new(socket),
-        Err(error) => return tracing::error!(%error, "cannot watch a socket"),
-    };
-    let mut clients: BTreeMap<SocketAddr, Queue> = BTreeMap::new();
-    loop {
-        let received = session::with_scratch(|scratch| {
-            socket.try_recv_from(scratch).map(|(n, client)| (Bytes::copy_from_slice(&scratch[..n]), client))
-        });
-        match received {
-            Ok((payload, client)) => {
-                if !hand_over(shared, imported, &socket, &mut clients, client, payload) {
-                    imported.tally.dropped.fetch_add(1, Ordering::Relaxed);
-                }
-                tokio::task::consume_budget().await;
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if let Err(error) = socket.readable().await {
-                    return tracing::error!(%error, "cannot watch a socket");
-                }
-            }
-            // An earlier reply met a closed port: no matter of the socket's other clients.
-            Err(error) => {
-                tracing::debug!(%error, "local UDP socket");
-                tokio::task::yield_now().await;
-            }
-        }
-    }
-}
-
-/// Puts a client's payload in the queue of its session, opening one where there is none. Whether there was room.
-fn hand_over(
-    shared: &Arc<Shared>,
-    imported: &Arc<Imported>,
-    socket: &Arc<UdpSocket>,
-    clients: &mut BTreeMap<SocketAddr, Queue>,
-    client: SocketAddr,
-    payload: Bytes,
-) -> bool {
-    if let Some(queue) = clients.get(&client).filter(|queue| !queue.is_closed()) {
-        return queue.push(payload);
-    }
-    clients.retain(|_, queue| !queue.is_closed());
-    if clients.len() >= CLIENTS_MAX {
-        return false;
-    }
-    let (queue, inbox) = Queue::new(shared.inboxes.budget());
-    let fits = queue.push(payload);
-    clients.insert(client, queue);
-    let ends = (Inlet::Queue(inbox), Outlet::Client(Arc::clone(socket), client));
-    drop(tokio::spawn(carry_udp(Arc::clone(shared), Arc::clone(imported), ends)));
-    fits
-}
-
-async fn carry_udp(shared: Arc<Shared>, imported: Arc<Imported>, (inlet, outlet): (Inlet, Outlet)) {
-    let result = open(&shared, &imported, 0).await;
-    imported.remember_result(&result);
-    let Ok((opened, mut slot)) = result else { return };
-    let ended = match opened.way {
-        Way::Mesh(carrier, _) => {
-            let session = Session::new(&shared.inboxes, carrier, &imported.tally);
-            session.run(inlet, outlet, shared.session_idle, slot.cut()).await
-        }
-        Way::Local(Local::Udp(server), _) => {
-            session::exchange((inlet, outlet), Arc::new(server), &imported.tally, shared.session_idle, slot.cut()).await
-        }
-        Way::Local(Local::Tcp(_), _) => unreachable!("a way has the protocol of its import"),
-    };
-    if let Err(broken) = ended {
-        tracing::debug!(service = %imported.import.target, %broken, "session broke");
-    }
 }

@@ -1,6 +1,7 @@
 //! The streams and sessions that are open now, so that they can be counted, cut and waited for.
 //! Knows what a stream belongs to, not what it carries.
-//! Invariant: a slot is freed when its holder drops it, however its task ends.
+//! Invariants: a slot is freed when its holder drops it, however its task ends; a new UDP session always finds a place,
+//! if need be that of the one that was used least recently.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -11,6 +12,7 @@ use pollen_common::wire::streams::service::Target;
 use tokio::sync::{oneshot, watch};
 
 use super::exports::Export;
+use super::idle::{Activity, Idlest};
 
 /// Streams and sessions open at once, both roles together. Each costs a file descriptor and some KiB; a node that
 /// reaches this refuses more, so that those it has go on.
@@ -50,6 +52,9 @@ struct Open {
     _cut: oneshot::Sender<()>,
 }
 
+/// UDP sessions of one peer and one service.
+type OfService = (NodeKey, String);
+
 #[derive(Debug)]
 struct Slots {
     next: u64,
@@ -60,6 +65,10 @@ struct Slots {
     asking: BTreeMap<(NodeKey, Target, Protocol), usize>,
     /// How many TCP streams of a peer reach an export; no entry where there are none.
     reaching: BTreeMap<(NodeKey, String), usize>,
+    /// UDP sessions by their last use; no entry where there are none.
+    sessions: BTreeMap<OfService, Idlest<u64>>,
+    /// Sessions that had to go for newer ones.
+    given_up: u64,
 }
 
 /// All that is open.
@@ -76,6 +85,7 @@ pub(super) struct Slot {
     id: u64,
     live: Arc<Live>,
     cut: Option<oneshot::Receiver<()>>,
+    activity: Arc<Activity>,
 }
 
 impl Live {
@@ -87,19 +97,24 @@ impl Live {
                 held: BTreeMap::new(),
                 asking: BTreeMap::new(),
                 reaching: BTreeMap::new(),
+                sessions: BTreeMap::new(),
+                given_up: 0,
             }),
             streams: watch::Sender::new(0),
         })
     }
 
-    /// A place for one more, or `None` at a limit.
-    pub(super) fn open(self: &Arc<Self>, owner: Owner) -> Option<Slot> {
+    /// A place for one more, or `None` at a limit. A UDP session comes with its last use, and takes the place of another
+    /// of its peer at the limit.
+    pub(super) fn open(self: &Arc<Self>, owner: Owner, activity: Option<Arc<Activity>>) -> Option<Slot> {
         let mut slots = self.lock();
-        if slots.open.len() >= OPEN_MAX {
-            return None;
-        }
-        let held = slots.held.get(&(owner.peer, owner.protocol)).copied().unwrap_or_default();
-        if owner.protocol == Protocol::Udp && held >= SESSIONS_PER_PEER_MAX {
+        let slots = &mut *slots;
+        let mut held = slots.held.get(&(owner.peer, owner.protocol)).copied().unwrap_or_default();
+        let full = slots.open.len() >= OPEN_MAX;
+        if owner.protocol == Protocol::Udp && (full || held >= SESSIONS_PER_PEER_MAX) {
+            self.give_up(slots, &owner.peer)?;
+            held -= 1;
+        } else if full {
             return None;
         }
         if owner.protocol == Protocol::Tcp && !owner.is_local() {
@@ -121,8 +136,27 @@ impl Live {
         let (sender, cut) = oneshot::channel();
         let id = slots.next;
         slots.next += 1;
+        let activity = activity.unwrap_or_default();
+        if owner.protocol == Protocol::Udp {
+            slots.sessions.entry(owner.of_service()).or_default().insert(id, Arc::clone(&activity));
+        }
         slots.open.insert(id, Open { owner, _cut: sender });
-        Some(Slot { id, live: Arc::clone(self), cut: Some(cut) })
+        Some(Slot { id, live: Arc::clone(self), cut: Some(cut), activity })
+    }
+
+    /// Cuts the session used least recently of the service of `peer` that has most: none takes the places of the others.
+    fn give_up(&self, slots: &mut Slots, peer: &NodeKey) -> Option<()> {
+        let of_peer = slots.sessions.range_mut((*peer, String::new())..).take_while(|((of, _), _)| of == peer);
+        let (_, most) = of_peer.max_by_key(|(_, sessions)| sessions.len())?;
+        let id = most.idlest()?;
+        self.remove(slots, id);
+        slots.given_up += 1;
+        Some(())
+    }
+
+    /// Sessions that had to go for newer ones.
+    pub(super) fn given_up(&self) -> u64 {
+        self.lock().given_up
     }
 
     /// Cuts all of which `condemned` is true. Their holders reset them and free their slots.
@@ -165,6 +199,14 @@ impl Live {
         }
         if open.owner.protocol == Protocol::Tcp {
             self.streams.send_modify(|count| *count -= 1);
+            return;
+        }
+        let key = open.owner.of_service();
+        if let Some(sessions) = slots.sessions.get_mut(&key) {
+            sessions.remove(&id);
+            if sessions.len() == 0 {
+                slots.sessions.remove(&key);
+            }
         }
     }
 
@@ -191,6 +233,12 @@ impl Owner {
         Some((self.peer, export.label()))
     }
 
+    fn of_service(&self) -> OfService {
+        let asked = self.asked.as_ref().map(ToString::to_string);
+        let label = asked.or_else(|| self.export.as_ref().map(Export::label)).unwrap_or_default();
+        (self.peer, label)
+    }
+
     /// Whether this node asks itself, so that no connection is in between.
     fn is_local(&self) -> bool {
         self.asked.is_some() && self.export.is_some()
@@ -207,6 +255,11 @@ impl Slots {
 }
 
 impl Slot {
+    /// When it was last used.
+    pub(super) fn activity(&self) -> Arc<Activity> {
+        Arc::clone(&self.activity)
+    }
+
     /// Resolves when the stream is to be cut.
     pub(super) fn cut(&mut self) -> impl Future<Output = ()> + Send + 'static {
         let cut = self.cut.take();
@@ -229,6 +282,8 @@ impl Drop for Slot {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn owner(peer: u8, protocol: Protocol) -> Owner {
@@ -238,8 +293,8 @@ mod tests {
     #[tokio::test]
     async fn a_cut_reaches_the_holder_of_the_slot_and_no_other() {
         let live = Live::new();
-        let mut condemned = live.open(owner(1, Protocol::Tcp)).expect("room");
-        let spared = live.open(owner(2, Protocol::Tcp)).expect("room");
+        let mut condemned = live.open(owner(1, Protocol::Tcp), None).expect("room");
+        let spared = live.open(owner(2, Protocol::Tcp), None).expect("room");
         live.cut(|owner| owner.peer == NodeKey([1; 32]));
         condemned.cut().await;
         assert_eq!(live.counts(), (1, 0));
@@ -254,9 +309,9 @@ mod tests {
         let live = Live::new();
         let asked = |target| Owner { asked: Some(Target::Port(target)), ..owner(1, Protocol::Tcp) };
         let busy = |target| live.asking(&NodeKey([1; 32]), &Target::Port(target), Protocol::Tcp);
-        let (first, second) = (live.open(asked(1)), live.open(asked(1)));
-        let other = live.open(asked(2));
-        let provided = live.open(owner(1, Protocol::Tcp));
+        let (first, second) = (live.open(asked(1), None), live.open(asked(1), None));
+        let other = live.open(asked(2), None);
+        let provided = live.open(owner(1, Protocol::Tcp), None);
         assert_eq!((busy(1), busy(2), busy(3)), (2, 1, 0));
         assert_eq!(live.asking(&NodeKey([1; 32]), &Target::Port(1), Protocol::Udp), 0);
         drop((first, other, provided));
@@ -277,22 +332,33 @@ mod tests {
         let mut held = Vec::new();
         for half in 1..4 {
             let service = format!("s{half}");
-            let opened: Vec<_> = std::iter::from_fn(|| live.open(asks(&service))).collect();
+            let opened: Vec<_> = std::iter::from_fn(|| live.open(asks(&service), None)).collect();
             assert_eq!(opened.len(), STREAMS_PER_PEER_MAX >> half, "{service} has half of what was free");
             held.extend(opened);
         }
         held.clear();
-        assert!(live.open(asks("s1")).is_some());
+        assert!(live.open(asks("s1"), None).is_some());
         assert_eq!(live.lock().asking.len(), 0);
     }
 
-    #[test]
-    fn one_peer_cannot_take_every_session() {
+    #[tokio::test]
+    async fn a_new_session_takes_the_place_of_the_idlest_of_its_peer_and_of_the_service_that_has_most() {
         let live = Live::new();
-        let held: Vec<_> = (0..SESSIONS_PER_PEER_MAX).map(|_| live.open(owner(1, Protocol::Udp))).collect();
-        assert!(held.iter().all(Option::is_some));
-        assert!(live.open(owner(1, Protocol::Udp)).is_none());
-        assert!(live.open(owner(2, Protocol::Udp)).is_some());
-        assert!(live.open(owner(1, Protocol::Tcp)).is_some());
+        let session = |peer, service: &str, last_ms| {
+            let asked = Some(Target::Name(service.parse().expect("a name")));
+            let owner = Owner { asked, ..owner(peer, Protocol::Udp) };
+            live.open(owner, Some(Activity::at_ms(last_ms))).expect("always a place")
+        };
+        let small = session(1, "small", 0);
+        let mut held: Vec<_> = (1..SESSIONS_PER_PEER_MAX).map(|at| session(1, "large", at as u64)).collect();
+        held[0].activity().asked();
+        let (newest, other) = (session(1, "small", 1 << 40), session(2, "small", 0));
+        held[1].cut().await;
+        assert_eq!((live.given_up(), live.counts()), (1, (0, SESSIONS_PER_PEER_MAX + 1)));
+        for mut spared in [small, newest, other].into_iter().chain([held.remove(0)]) {
+            assert!(tokio::time::timeout(Duration::ZERO, spared.cut()).await.is_err());
+        }
+        drop(held);
+        assert!(live.lock().sessions.is_empty());
     }
 }

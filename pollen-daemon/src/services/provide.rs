@@ -14,11 +14,11 @@ use quinn::{Connection, RecvStream, SendStream};
 
 use super::circle::{self, DialError};
 use super::credit;
-use super::exports::{self, Exported};
+use super::exports::Exported;
 use super::live::{Owner, Slot};
 use super::pump::{self, CODE_PROTOCOL, CODE_REFUSED};
-use super::session::{Carrier, Inlet, Outlet, Session};
-use super::tally::Refused;
+use super::session::{self, Awaited, Carrier, Inlet, Outlet, Session};
+use super::tally::{Dropped, Refused};
 use super::{Shared, export_of};
 use crate::transport;
 
@@ -43,7 +43,7 @@ pub(super) async fn serve(shared: Arc<Shared>, mut incoming: Incoming) {
             let (peer, label) = (incoming.peer, exported.export.label());
             let served = match incoming.protocol {
                 Protocol::Tcp => serve_tcp(&shared, incoming, exported, slot, hops).await,
-                Protocol::Udp => serve_udp(&shared, incoming, exported, slot).await,
+                Protocol::Udp => serve_udp(&shared, incoming, exported, slot, hops).await,
             };
             if let Err(broken) = served {
                 tracing::debug!(%peer, service = label, %broken, "service stream broke");
@@ -71,7 +71,8 @@ async fn admit(shared: &Arc<Shared>, incoming: &mut Incoming) -> Result<(Exporte
     let exported = export_of(shared, &header.target, header.protocol).ok_or(Refused::Absent)?;
     let owner =
         Owner { peer: incoming.peer, protocol: header.protocol, asked: None, export: Some(exported.export.clone()) };
-    let slot = shared.live.open(owner).ok_or(Refused::Denial(Denial::Busy))?;
+    let activity = (header.protocol == Protocol::Udp).then(Arc::default);
+    let slot = shared.live.open(owner, activity).ok_or(Refused::Denial(Denial::Busy))?;
     // Whoever withdrew either in between did not see the slot yet, and so could not cut it.
     let still =
         export_of(shared, &header.target, header.protocol).is_some_and(|now| now.export.is_same(&exported.export));
@@ -99,14 +100,7 @@ async fn serve_tcp(
     let Incoming { connection, mut send, mut recv, .. } = incoming;
     let tcp = match circle::dial_tcp(shared, &exported.export, hops).await {
         Ok(tcp) => tcp,
-        Err(DialError::Circle) => {
-            refuse(shared, &mut send, &mut recv, Refused::Circle).await;
-            return Ok(());
-        }
-        Err(DialError::Local(error)) => {
-            refuse(shared, &mut send, &mut recv, Refused::Denial(Denial::Unavailable)).await;
-            return Err(error.into());
-        }
+        Err(error) => return undialled(shared, &mut send, &mut recv, error).await,
     };
     let flow = shared.credit.of(&connection).flow(credit::number(&send), &exported.export.label());
     flow.inflow.start();
@@ -125,25 +119,48 @@ async fn serve_udp(
     incoming: Incoming,
     exported: Exported,
     mut slot: Slot,
+    hops: u8,
 ) -> Result<(), pump::Broken> {
     let Incoming { connection, mut send, mut recv, .. } = incoming;
-    let socket = match exports::dial_udp(&exported.export).await {
+    let socket = match circle::dial_udp(shared, &exported.export, hops).await {
         Ok(socket) => Arc::new(socket),
-        Err(error) => {
-            refuse(shared, &mut send, &mut recv, Refused::Denial(Denial::Unavailable)).await;
-            return Err(error.into());
-        }
+        Err(error) => return undialled(shared, &mut send, &mut recv, error).await,
     };
-    let mut session = Session::new(&shared.inboxes, Carrier { connection, send, recv }, &exported.tally);
-    let (send, recv) = session.streams();
+    let awaited = Awaited::new(&shared.inboxes, &connection, &send, &exported.tally);
     if send.write_all(&encode_answer(Ok(()))).await.is_err() {
-        pump::reset_stream(send, recv, pump::CODE_RESET);
+        pump::reset_stream(&mut send, &mut recv, pump::CODE_RESET);
         return Err(pump::Broken::Remote);
     }
     exported.tally.count_opened();
     shared.count_opened(Protocol::Udp);
-    let (inlet, outlet) = (Inlet::Socket(Arc::clone(&socket)), Outlet::Server(socket));
-    session.run(inlet, outlet, shared.session_idle, slot.cut()).await
+    let session = Session { carrier: Carrier { connection, send, recv }, awaited };
+    let (mut inlet, outlet) = (Inlet::Socket(Arc::clone(&socket)), Outlet::Server(Arc::clone(&socket)));
+    let (cut, activity) = (slot.cut(), slot.activity());
+    let ended = session.run(&mut inlet, &outlet, (&activity, shared.idle.of_provider()), cut).await;
+    let lost = session::lost_by(&*socket);
+    if lost > 0 {
+        shared.inboxes.dropped(&exported.tally, Dropped::SocketFull, lost);
+    }
+    ended
+}
+
+/// No local server took it.
+async fn undialled(
+    shared: &Shared,
+    send: &mut SendStream,
+    recv: &mut RecvStream,
+    error: DialError,
+) -> Result<(), pump::Broken> {
+    match error {
+        DialError::Circle => {
+            refuse(shared, send, recv, Refused::Circle).await;
+            Ok(())
+        }
+        DialError::Local(error) => {
+            refuse(shared, send, recv, Refused::Denial(Denial::Unavailable)).await;
+            Err(error.into())
+        }
+    }
 }
 
 /// Says why, and ends both directions once that has been fetched.

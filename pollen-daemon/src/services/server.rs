@@ -79,14 +79,24 @@ pub(super) async fn dial_tcp(addresses: &[SocketAddr]) -> io::Result<TcpStream> 
     Ok(tcp)
 }
 
-/// A socket of its own for one session.
-pub(super) async fn dial_udp(addresses: &[SocketAddr]) -> io::Result<UdpSocket> {
-    let to = addresses.first().ok_or(io::ErrorKind::AddrNotAvailable)?;
-    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((any, 0)).await?;
+/// A socket of its own for one session, after `note` was told of its address.
+pub(super) async fn dial_udp(to: SocketAddr, note: impl FnOnce(SocketAddr)) -> io::Result<UdpSocket> {
+    let ip = match to.ip() {
+        // Of this machine, and so is whoever may answer.
+        ip if ip.is_loopback() && ip.to_canonical() == ip => own_loopback(ip),
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((ip, 0)).await?;
+    note(socket.local_addr()?);
     super::session::enlarge_buffers(&socket);
     socket.connect(to).await?;
     Ok(socket)
+}
+
+/// The loopback that clients of `ip` come from.
+fn own_loopback(ip: IpAddr) -> IpAddr {
+    if ip.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { ip }
 }
 
 /// A Unix socket in the type of the pump, which asks nothing of a socket but what all stream sockets have: reading,

@@ -1,147 +1,38 @@
-//! UDP sessions: payloads of one client, between a local socket and the mesh. Owns the queues on the way.
+//! UDP sessions: payloads of one client, between a local socket and the mesh.
 //! Knows nothing of services, names or standing.
 //! Invariants: a reply goes to the client of its session and no other; what does not fit a queue is dropped and
 //! counted, as UDP does, and never held without bound.
 
-use pollen_common::wire::streams::payload::{self, Incoming, PAYLOAD_BYTES_MAX};
-use pollen_common::wire::streams::service;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::os::fd::{AsFd, AsRawFd as _};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use pollen_common::wire::streams::payload::{self, Incoming, PAYLOAD_BYTES_MAX};
+use pollen_common::wire::streams::service;
 use quinn::{Connection, RecvStream, SendDatagramError, SendStream};
 use tokio::net::UdpSocket;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::Instant;
 
+use super::idle::{Activity, IdleLimits};
+use super::inboxes::{Inboxes, Registration};
 use super::pump::{self, Broken, CODE_CUT, CODE_RESET};
-use super::tally::Tally;
+use super::queue::{Payload, Waiting};
+use super::tally::{Dropped, Tally};
 
-/// How long a session outlives its last payload in either direction: the usual time of a NAT's UDP binding.
-pub(super) const SESSION_IDLE: Duration = Duration::from_secs(60);
-/// Payloads that wait in one queue: a burst of a resolver or a game, not a backlog.
-const QUEUE_PAYLOADS_MAX: usize = 64;
-/// Bytes that wait in all queues of this node together.
-const QUEUED_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// What a queued payload costs besides its bytes.
-const QUEUED_OVERHEAD: usize = 128;
 /// How long the rest of a payload may take on the stream once its length came. A peer that stalls in the middle would
 /// hold the payload's memory for as long as it likes.
 const PAYLOAD_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Socket buffers: a burst of fifty clients' largest payloads at once.
 const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 
-/// A payload in a queue; its share of the budget returns when it is dropped.
-#[derive(Debug)]
-pub(super) struct Payload {
-    bytes: Bytes,
-    _share: OwnedSemaphorePermit,
-}
-
-/// The bytes that all queues may hold together.
-#[derive(Clone, Debug)]
-pub(super) struct Budget(Arc<Semaphore>);
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(QUEUED_BYTES_MAX)))
-    }
-}
-
-/// Where payloads of one session wait.
-#[derive(Clone, Debug)]
-pub(super) struct Queue {
-    sender: mpsc::Sender<Payload>,
-    budget: Budget,
-}
-
-impl Queue {
-    pub(super) fn new(budget: &Budget) -> (Self, mpsc::Receiver<Payload>) {
-        let (sender, receiver) = mpsc::channel(QUEUE_PAYLOADS_MAX);
-        (Self { sender, budget: budget.clone() }, receiver)
-    }
-
-    /// Whether there was room.
-    pub(super) fn push(&self, bytes: Bytes) -> bool {
-        let cost = u32::try_from(bytes.len() + QUEUED_OVERHEAD).expect("a payload has at most 64 KiB");
-        let Ok(share) = Arc::clone(&self.budget.0).try_acquire_many_owned(cost) else { return false };
-        self.sender.try_send(Payload { bytes, _share: share }).is_ok()
-    }
-
-    /// Whether its session has ended.
-    pub(super) fn is_closed(&self) -> bool {
-        self.sender.is_closed()
-    }
-}
-
-/// A session on a connection: the connection's stable identifier and the session's number.
-type Key = (usize, u64);
-
-/// Which session a datagram of the mesh belongs to.
-#[derive(Debug, Default)]
-pub(super) struct Inboxes {
-    budget: Budget,
-    by_session: Mutex<BTreeMap<Key, (Queue, Arc<Tally>)>>,
-    /// Datagrams of no session, or no datagrams at all.
-    astray: AtomicU64,
-}
-
-impl Inboxes {
-    pub(super) fn budget(&self) -> &Budget {
-        &self.budget
-    }
-
-    pub(super) fn astray(&self) -> u64 {
-        self.astray.load(Ordering::Relaxed)
-    }
-
-    /// Takes a datagram, behind its first byte.
-    pub(super) fn deliver(&self, connection: usize, datagram: &Bytes) {
-        let delivered = service::session_number(datagram).is_some_and(|(number, length)| {
-            let payload = datagram.slice(length..);
-            let inboxes = self.by_session.lock().expect("nothing panics while it holds this lock");
-            let Some((queue, tally)) = inboxes.get(&(connection, number)) else { return false };
-            if !queue.push(payload) {
-                tally.dropped.fetch_add(1, Ordering::Relaxed);
-            }
-            true
-        });
-        if !delivered {
-            self.astray.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn register(self: &Arc<Self>, key: Key, tally: &Arc<Tally>) -> (Registration, mpsc::Receiver<Payload>) {
-        let (queue, receiver) = Queue::new(&self.budget);
-        self.by_session
-            .lock()
-            .expect("nothing panics while it holds this lock")
-            .insert(key, (queue, Arc::clone(tally)));
-        (Registration { inboxes: Arc::clone(self), key }, receiver)
-    }
-}
-
-/// Keeps a session reachable for datagrams until dropped.
-struct Registration {
-    inboxes: Arc<Inboxes>,
-    key: Key,
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        self.inboxes.by_session.lock().expect("nothing panics while it holds this lock").remove(&self.key);
-    }
-}
-
 /// Where a session's local payloads come from.
 pub(super) enum Inlet {
     /// One client among those of a listening socket.
-    Queue(mpsc::Receiver<Payload>),
+    Queue(Waiting),
     /// A socket of the session's own.
     Socket(Arc<UdpSocket>),
 }
@@ -152,18 +43,56 @@ pub(super) enum Outlet {
     Server(Arc<UdpSocket>),
 }
 
+/// A payload from a local socket.
+pub(super) enum Taken {
+    Queued(Payload),
+    Fresh(Bytes),
+}
+
+impl Taken {
+    pub(super) fn bytes(&self) -> &Bytes {
+        match self {
+            Self::Queued(payload) => &payload.bytes,
+            Self::Fresh(bytes) => bytes,
+        }
+    }
+
+    /// Why it is not to be sent.
+    pub(super) fn unfit(&self) -> Option<Dropped> {
+        match self {
+            Self::Queued(payload) if payload.is_late() => Some(Dropped::Late),
+            // IPv6 allows a few bytes more than the format; no server may be told less than its client said.
+            taken => (taken.bytes().len() > PAYLOAD_BYTES_MAX).then_some(Dropped::TooLong),
+        }
+    }
+}
+
 impl Inlet {
     /// The next payload; `None` when no more will come.
-    async fn recv(&mut self) -> io::Result<Option<Bytes>> {
+    async fn recv(&mut self) -> io::Result<Option<Taken>> {
         match self {
-            Self::Queue(queue) => Ok(queue.recv().await.map(|payload| payload.bytes)),
+            Self::Queue(queue) => Ok(queue.recv().await.map(Taken::Queued)),
             Self::Socket(socket) => loop {
-                socket.readable().await?;
+                // First read, then wait: a server that says much at once is not asked twice for each.
+                tokio::task::consume_budget().await;
                 match with_scratch(|scratch| socket.try_recv(scratch).map(|n| Bytes::copy_from_slice(&scratch[..n]))) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    other => return other.map(Some),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.readable().await?,
+                    other => return other.map(|bytes| Some(Taken::Fresh(bytes))),
                 }
             },
+        }
+    }
+
+    /// Whether something waits.
+    pub(super) fn has_more(&self) -> bool {
+        matches!(self, Self::Queue(queue) if !queue.is_empty())
+    }
+
+    /// What waits already, without waiting.
+    pub(super) fn next_now(&mut self) -> Option<Taken> {
+        match self {
+            Self::Queue(queue) => queue.try_recv().ok().map(Taken::Queued),
+            Self::Socket(_) => None,
         }
     }
 }
@@ -194,7 +123,7 @@ pub(super) fn with_scratch<T>(read: impl FnOnce(&mut [u8]) -> T) -> T {
 }
 
 /// Best effort: beyond the system's limit only with the right to administer the network.
-pub(super) fn enlarge_buffers(socket: impl std::os::fd::AsFd) {
+pub(super) fn enlarge_buffers(socket: impl AsFd) {
     use rustix::net::sockopt;
     if sockopt::set_socket_recv_buffer_size_force(&socket, SOCKET_BUFFER_BYTES).is_err() {
         let _ = sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER_BYTES);
@@ -202,32 +131,27 @@ pub(super) fn enlarge_buffers(socket: impl std::os::fd::AsFd) {
     let _ = sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER_BYTES);
 }
 
-/// When a payload last went through, in either direction.
-struct Activity {
-    start: Instant,
-    last_ms: AtomicU64,
-}
+/// `SO_MEMINFO` of `asm-generic/socket.h`, what it tells (`linux/sock_diag.h`), and the place of the drops in it.
+const SO_MEMINFO: libc::c_int = 55;
+const MEMINFO_VARS: usize = 9;
+const MEMINFO_DROPS: usize = 8;
 
-impl Activity {
-    fn new() -> Self {
-        Self { start: Instant::now(), last_ms: AtomicU64::new(0) }
-    }
-
-    fn touch(&self) {
-        let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_ms.store(now, Ordering::Relaxed);
-    }
-
-    /// Resolves when nothing went through for `limit`.
-    async fn idle(&self, limit: Duration) {
-        loop {
-            let end = self.start + Duration::from_millis(self.last_ms.load(Ordering::Relaxed)) + limit;
-            if Instant::now() >= end {
-                return;
-            }
-            tokio::time::sleep_until(end).await;
-        }
-    }
+/// Datagrams that the system has dropped because the socket's buffer was full, since it was opened.
+pub(super) fn lost_by(socket: impl AsFd) -> u64 {
+    let mut told = [0u32; MEMINFO_VARS];
+    let mut size = libc::socklen_t::try_from(size_of_val(&told)).expect("36 bytes");
+    // SAFETY: the descriptor is open for as long as it is borrowed, and the kernel writes at most `size` bytes to an
+    // array that we own and that has as many.
+    let answer = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_MEMINFO,
+            told.as_mut_ptr().cast(),
+            &raw mut size,
+        )
+    };
+    if answer == 0 { told[MEMINFO_DROPS].into() } else { 0 }
 }
 
 /// The mesh side of a session.
@@ -237,62 +161,72 @@ pub(super) struct Carrier {
     pub recv: RecvStream,
 }
 
-/// A session on the mesh that can already receive datagrams.
-pub(super) struct Session {
-    carrier: Carrier,
+/// A session whose datagrams are awaited, before the other side has heard of it.
+pub(super) struct Awaited {
     number: u64,
-    inbox: mpsc::Receiver<Payload>,
+    inbox: Waiting,
     tally: Arc<Tally>,
+    inboxes: Arc<Inboxes>,
     _registration: Registration,
 }
 
+impl Awaited {
+    /// The session of `send`, which stands on `connection`.
+    pub(super) fn new(inboxes: &Arc<Inboxes>, connection: &Connection, send: &SendStream, tally: &Arc<Tally>) -> Self {
+        let number = quinn::VarInt::from(send.id()).into_inner();
+        let (registration, inbox) = inboxes.register(connection.stable_id(), number, tally);
+        Self { number, inbox, tally: Arc::clone(tally), inboxes: Arc::clone(inboxes), _registration: registration }
+    }
+}
+
+/// An open session on the mesh.
+pub(super) struct Session {
+    pub carrier: Carrier,
+    pub awaited: Awaited,
+}
+
 impl Session {
-    /// To be called before the other side learns that the session is open: its first datagrams may come at once.
-    pub(super) fn new(inboxes: &Arc<Inboxes>, carrier: Carrier, tally: &Arc<Tally>) -> Self {
-        let number = quinn::VarInt::from(carrier.send.id()).into_inner();
-        let (registration, inbox) = inboxes.register((carrier.connection.stable_id(), number), tally);
-        Self { carrier, number, inbox, tally: Arc::clone(tally), _registration: registration }
-    }
-
-    /// The streams, for header and answer.
-    pub(super) fn streams(&mut self) -> (&mut SendStream, &mut RecvStream) {
-        (&mut self.carrier.send, &mut self.carrier.recv)
-    }
-
-    /// Runs the session until it is idle, broken or cut.
+    /// Runs the session until it is idle, broken or cut. What is left in `inlet` then was not taken from it.
     pub(super) async fn run(
         self,
-        mut inlet: Inlet,
-        outlet: Outlet,
-        idle: Duration,
+        inlet: &mut Inlet,
+        outlet: &Outlet,
+        (activity, idle): (&Activity, IdleLimits),
         cut: impl Future<Output = ()>,
     ) -> Result<(), Broken> {
-        let Self { carrier: Carrier { connection, mut send, mut recv }, number, mut inbox, tally, _registration } =
-            self;
+        let Self { carrier: Carrier { connection, mut send, mut recv }, awaited } = self;
+        let Awaited { number, mut inbox, tally, inboxes, _registration } = awaited;
         let moved = &tally.moved;
-        let activity = Activity::new();
+        // Whose payloads these are: a client's come out of a queue, a server's from a socket.
+        let serving = matches!(inlet, Inlet::Socket(_));
+        let passed = |inward: bool, length: usize| {
+            let direction = if inward { &moved.inward } else { &moved.outward };
+            direction.fetch_add(length as u64, Ordering::Relaxed);
+            if inward == serving { activity.asked() } else { activity.answered() }
+        };
         let result = {
             let datagrams = async {
                 while let Some(payload) = inbox.recv().await {
                     outlet.send(&payload.bytes).await?;
-                    moved.inward.fetch_add(payload.bytes.len() as u64, Ordering::Relaxed);
-                    activity.touch();
+                    passed(true, payload.bytes.len());
                 }
                 Ok(())
             };
             let oversized = async {
                 while let Some(payload) = read_payload(&mut recv).await? {
                     outlet.send(&payload).await?;
-                    moved.inward.fetch_add(payload.len() as u64, Ordering::Relaxed);
-                    activity.touch();
+                    passed(true, payload.len());
                 }
                 Ok(())
             };
             let outward = async {
                 while let Some(payload) = inlet.recv().await? {
-                    send_payload(&connection, &mut send, number, &payload).await?;
-                    moved.outward.fetch_add(payload.len() as u64, Ordering::Relaxed);
-                    activity.touch();
+                    if let Some(why) = payload.unfit() {
+                        inboxes.dropped(&tally, why, 1);
+                        continue;
+                    }
+                    send_payload(&connection, &mut send, number, payload.bytes()).await?;
+                    passed(false, payload.bytes().len());
                 }
                 Ok(())
             };
@@ -345,10 +279,6 @@ async fn send_payload(
     number: u64,
     payload: &Bytes,
 ) -> Result<(), Broken> {
-    // IPv6 allows a few bytes more than the format; no server may be told less than its client said.
-    if payload.len() > PAYLOAD_BYTES_MAX {
-        return Ok(());
-    }
     let prefix = service::datagram_prefix(number);
     if connection.max_datagram_size().is_some_and(|max| prefix.len() + payload.len() <= max) {
         let mut datagram = BytesMut::with_capacity(prefix.len() + payload.len());
@@ -368,16 +298,22 @@ async fn send_payload(
 
 /// The same between a client and a server of this very node.
 pub(super) async fn exchange(
-    (mut client_in, client_out): (Inlet, Outlet),
+    (client_in, client_out): (&mut Inlet, &Outlet),
     server: Arc<UdpSocket>,
-    tally: &Tally,
-    idle: Duration,
+    (tally, inboxes): (&Tally, &Inboxes),
+    (activity, idle): (&Activity, IdleLimits),
     cut: impl Future<Output = ()>,
 ) -> Result<(), Broken> {
-    let activity = Activity::new();
     let (mut server_in, server_out) = (Inlet::Socket(Arc::clone(&server)), Outlet::Server(server));
-    let forth = pass(&mut client_in, &server_out, &tally.moved.inward, &activity);
-    let back = pass(&mut server_in, &client_out, &tally.moved.outward, &activity);
+    let dropped = |why| inboxes.dropped(tally, why, 1);
+    let forth = pass(client_in, &server_out, &dropped, |length| {
+        tally.moved.inward.fetch_add(length, Ordering::Relaxed);
+        activity.asked();
+    });
+    let back = pass(&mut server_in, client_out, &dropped, |length| {
+        tally.moved.outward.fetch_add(length, Ordering::Relaxed);
+        activity.answered();
+    });
     tokio::select! {
         result = forth => result,
         result = back => result,
@@ -386,38 +322,19 @@ pub(super) async fn exchange(
     }
 }
 
-async fn pass(inlet: &mut Inlet, outlet: &Outlet, moved: &AtomicU64, activity: &Activity) -> Result<(), Broken> {
+async fn pass(
+    inlet: &mut Inlet,
+    outlet: &Outlet,
+    dropped: &impl Fn(Dropped),
+    passed: impl Fn(u64),
+) -> Result<(), Broken> {
     while let Some(payload) = inlet.recv().await? {
-        outlet.send(&payload).await?;
-        moved.fetch_add(payload.len() as u64, Ordering::Relaxed);
-        activity.touch();
+        if let Some(why) = payload.unfit() {
+            dropped(why);
+            continue;
+        }
+        outlet.send(payload.bytes()).await?;
+        passed(payload.bytes().len() as u64);
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_queue_is_bounded_by_count_and_all_queues_by_bytes() {
-        let budget = Budget::default();
-        let (small, receiver) = Queue::new(&budget);
-        assert_eq!((0..200).filter(|_| small.push(Bytes::new())).count(), QUEUE_PAYLOADS_MAX);
-        drop(receiver);
-        assert!(small.is_closed());
-        let queues: Vec<_> = (0..10).map(|_| Queue::new(&budget)).collect();
-        let payload = Bytes::from(vec![0; PAYLOAD_BYTES_MAX]);
-        let held: usize = queues.iter().map(|(q, _)| (0..64).filter(|_| q.push(payload.clone())).count()).sum();
-        assert_eq!(held, QUEUED_BYTES_MAX / (PAYLOAD_BYTES_MAX + QUEUED_OVERHEAD));
-    }
-
-    #[test]
-    fn a_datagram_of_no_session_is_counted_and_dropped() {
-        let inboxes = Inboxes::default();
-        for stray in [&b""[..], &[4], &[0x44], &[0xff, 1]] {
-            inboxes.deliver(1, &Bytes::copy_from_slice(stray));
-        }
-        assert_eq!(inboxes.astray(), 4);
-    }
 }

@@ -12,7 +12,7 @@ pub(super) struct Tally {
     /// TCP streams or UDP sessions, ever.
     pub opened: AtomicU64,
     pub moved: Moved,
-    /// UDP payloads dropped at a full queue.
+    /// UDP payloads dropped, for whatever reason.
     pub dropped: AtomicU64,
 }
 
@@ -25,7 +25,7 @@ pub struct Carried {
     pub bytes_in: u64,
     /// Payload from the local socket to the mesh.
     pub bytes_out: u64,
-    /// UDP payloads dropped at a full queue.
+    /// UDP payloads dropped, for whatever reason.
     pub dropped: u64,
 }
 
@@ -42,6 +42,63 @@ impl Tally {
             dropped: self.dropped.load(Ordering::Relaxed),
         }
     }
+}
+
+/// Why a UDP payload was dropped, or a session with what it would have carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Dropped {
+    /// The queue of its session, or what all queues share, was full.
+    QueueFull,
+    /// It waited for so long that nobody wants it any more.
+    Late,
+    /// No provider took its session.
+    NoProvider,
+    /// The system's buffer of the local socket was full: it came faster than this process reads.
+    SocketFull,
+    /// Longer than IPv4 allows.
+    TooLong,
+    /// Not a payload: a session that was given up for a newer one, because it was used least recently.
+    SessionGivenUp,
+}
+
+impl Dropped {
+    /// Every reason there is.
+    pub(crate) const ALL: [Self; 6] =
+        [Self::QueueFull, Self::Late, Self::NoProvider, Self::SocketFull, Self::TooLong, Self::SessionGivenUp];
+
+    /// The label of its metric.
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::Late => "late",
+            Self::NoProvider => "no_provider",
+            Self::SocketFull => "socket_full",
+            Self::TooLong => "too_long",
+            Self::SessionGivenUp => "session_given_up",
+        }
+    }
+}
+
+/// What was dropped of all services, by reason.
+#[derive(Debug, Default)]
+pub(super) struct Drops([AtomicU64; Dropped::ALL.len()]);
+
+impl Drops {
+    pub(super) fn count(&self, dropped: Dropped, count: u64) {
+        self.0[dropped as usize].fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// As many entries as there are reasons that occurred.
+    pub(super) fn read(&self) -> BTreeMap<&'static str, u64> {
+        let read = Dropped::ALL.map(|dropped| (dropped.label(), self.0[dropped as usize].load(Ordering::Relaxed)));
+        read.into_iter().filter(|(_, count)| *count > 0).collect()
+    }
+}
+
+/// The labels of all reasons for which UDP payloads are dropped.
+#[cfg(test)]
+pub(crate) fn drop_labels() -> impl Iterator<Item = &'static str> {
+    Dropped::ALL.into_iter().map(Dropped::label)
 }
 
 /// The label of datagrams that belong to no session: nobody was told anything.

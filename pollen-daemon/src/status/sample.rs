@@ -154,6 +154,7 @@ pub(crate) fn numbers() -> Numbers {
             sessions: 5,
             bytes_in: 1000,
             bytes_out: 2000,
+            dropped: [("queue_full".to_owned(), 6)].into(),
             refused: [("denied".to_owned(), 1)].into(),
         },
         seeds: seed_numbers(),

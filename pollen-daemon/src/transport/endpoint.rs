@@ -33,8 +33,11 @@ const SEND_WINDOW_BYTES: u64 = 8 << 20;
 const PACKETS_OVERTAKEN_MAX: u32 = 1000;
 /// Round trips after which a packet is lost if a later one has arrived. QUIC's 9/8 is less than the jitter of radio paths.
 const LATE_FACTOR: f32 = 1.25;
-/// Datagrams waiting in one connection, each way.
-const DATAGRAM_BUFFER_BYTES: usize = 1 << 20;
+/// Datagrams that wait in one connection to be sent: little, because those of all sessions wait behind each other here;
+/// a burst waits in the queue of its session.
+const DATAGRAMS_TO_SEND_BYTES: usize = 1 << 20;
+/// Datagrams that have come and wait for their sessions: what a peer sends at once, while this node does something else.
+const DATAGRAMS_TO_READ_BYTES: usize = 4 << 20;
 /// Handshakes under way at once; each holds some 10 KiB.
 const HANDSHAKES_MAX: usize = 1024;
 
@@ -106,8 +109,8 @@ fn transport(idle_timeout: Duration) -> io::Result<TransportConfig> {
         .packet_threshold(PACKETS_OVERTAKEN_MAX)
         .time_threshold(LATE_FACTOR)
         .congestion_controller_factory(Arc::<congestion::Config>::default())
-        .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER_BYTES))
-        .datagram_send_buffer_size(DATAGRAM_BUFFER_BYTES)
+        .datagram_receive_buffer_size(Some(DATAGRAMS_TO_READ_BYTES))
+        .datagram_send_buffer_size(DATAGRAMS_TO_SEND_BYTES)
         .mtu_discovery_config(Some(discovery));
     Ok(config)
 }

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::view::ViewBuilder;
 use crate::control::handle::{Connect, Serve, ServiceRef};
+use crate::services::idle::IdleLimits;
 use crate::services::{Services, ServicesConfig};
 use crate::transport::{Mesh, MeshConfig};
 
@@ -31,11 +32,11 @@ pub(super) struct Cluster(pub Vec<TestNode>);
 
 impl Cluster {
     pub(super) fn start(count: u8) -> Self {
-        Self::start_with(count, crate::services::session::SESSION_IDLE)
+        Self::start_with(count, IdleLimits::USUAL)
     }
 
-    pub(super) fn start_with(count: u8, session_idle: Duration) -> Self {
-        let cluster = Self((0..count).map(|index| TestNode::start(index, session_idle)).collect());
+    pub(super) fn start_with(count: u8, idle: IdleLimits) -> Self {
+        let cluster = Self((0..count).map(|index| TestNode::start(index, idle)).collect());
         cluster.publish(|view| view);
         cluster
     }
@@ -63,11 +64,11 @@ impl Cluster {
 }
 
 impl TestNode {
-    fn start(index: u8, session_idle: Duration) -> Self {
+    fn start(index: u8, idle: IdleLimits) -> Self {
         let secret = SecretKey::from_seed(&[index + 1; 32]);
         let key = secret.public();
         let (view, reader) = watch::channel(ViewBuilder::new(key).build());
-        let services = Services::with_session_idle(reader, session_idle);
+        let services = Services::with_idle(reader, idle);
         let (events, mut happened) = mpsc::channel(64);
         let mesh = Mesh::start(MeshConfig::new(secret, 0), events, Arc::new(services.clone())).expect("loopback");
         // Nobody judges links here.
