@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pollen_common::identity::NodeKey;
@@ -36,6 +36,36 @@ pub(super) enum DialError {
 /// Which clients of this node's listeners are connections that it passes on itself, and how often each was passed on.
 #[derive(Debug, Default)]
 pub(super) struct PassedOn(Mutex<BTreeMap<SocketAddr, (u8, Instant)>>);
+
+/// The same for UDP, where a client may come again, for as long as its socket is there.
+#[derive(Debug, Default)]
+pub(super) struct PassedOnUdp(Mutex<BTreeMap<SocketAddr, u8>>);
+
+impl PassedOnUdp {
+    /// How often the payloads of `client` have been passed on.
+    pub(super) fn of(&self, client: &SocketAddr) -> u8 {
+        self.0.lock().expect("nothing panics while it holds this lock").get(client).copied().unwrap_or_default()
+    }
+}
+
+/// A socket to a UDP server, known as one of this node's own for as long as it is there.
+#[derive(Debug)]
+pub(super) struct Dialled {
+    pub socket: Arc<UdpSocket>,
+    _known: Option<Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    passed_on: Arc<PassedOnUdp>,
+    client: SocketAddr,
+}
+
+impl Drop for Known {
+    fn drop(&mut self) {
+        self.passed_on.0.lock().expect("nothing panics while it holds this lock").remove(&self.client);
+    }
+}
 
 impl PassedOn {
     fn note(&self, client: SocketAddr, hops: u8) {
@@ -107,12 +137,19 @@ pub(super) async fn dial_tcp(shared: &Shared, export: &Export, hops: u8) -> Resu
 }
 
 /// A socket of its own for one session with the server behind `export`, for a client that was passed on `hops` times.
-pub(super) async fn dial_udp(shared: &Shared, export: &Export, hops: u8) -> Result<UdpSocket, DialError> {
+pub(super) async fn dial_udp(shared: &Shared, export: &Export, hops: u8) -> Result<Dialled, DialError> {
     let at = match &export.server {
         Server::Here if goes_on(shared, export, hops)? => {
             let at = SocketAddr::from((Ipv4Addr::LOCALHOST, export.port));
-            let note = |own| shared.passed_on.note(own, hops + 1);
-            return Ok(server::dial_udp(at, note).await?);
+            let mut known = None;
+            // As many as there are sessions.
+            let note = |client| {
+                let passed_on = Arc::clone(&shared.passed_on_udp);
+                passed_on.0.lock().expect("nothing panics while it holds this lock").insert(client, hops + 1);
+                known = Some(Known { passed_on, client });
+            };
+            let socket = Arc::new(server::dial_udp(at, note).await?);
+            return Ok(Dialled { socket, _known: known });
         }
         Server::Here => shared.bound.server(export.port).ok_or(io::ErrorKind::ConnectionRefused),
         Server::At { host, port } => {
@@ -124,7 +161,8 @@ pub(super) async fn dial_udp(shared: &Shared, export: &Export, hops: u8) -> Resu
         }
         Server::Unix(_) => Err(io::ErrorKind::Unsupported),
     };
-    Ok(server::dial_udp(at.map_err(io::Error::from)?, |_| ()).await?)
+    let socket = Arc::new(server::dial_udp(at.map_err(io::Error::from)?, |_| ()).await?);
+    Ok(Dialled { socket, _known: None })
 }
 
 /// Whether the server behind `export` is a listener of this node's own, to another service.

@@ -157,7 +157,7 @@ async fn attend(
     outlet: Outlet,
     clients: Weak<Mutex<Clients>>,
 ) {
-    let hops = shared.passed_on.take(&new.address);
+    let hops = shared.passed_on_udp.of(&new.address);
     loop {
         let stays = session_of(&shared, &imported, &mut new, &outlet, hops).await;
         let ends = |clients: Arc<Mutex<Clients>>| lock(&clients).retire(&new.address, new.serial, &new.inlet);
@@ -204,10 +204,10 @@ async fn session_of(shared: &Shared, imported: &Imported, new: &mut New, outlet:
         Way::Local(Local::Udp(server), _) => {
             tally.moved.inward.fetch_add(length, Ordering::Relaxed);
             // Refused, it says so again to whatever comes next.
-            let _ = server.send(first.bytes()).await;
+            let _ = server.socket.send(first.bytes()).await;
             drop(first);
             let counts = (&**tally, &*shared.inboxes);
-            session::exchange((inlet, outlet), Arc::new(server), counts, uses, slot.cut()).await
+            session::exchange((inlet, outlet), Arc::clone(&server.socket), counts, uses, slot.cut()).await
         }
         Way::Mesh(..) | Way::Local(Local::Tcp(_), _) => unreachable!("a way has the protocol of its import"),
     };

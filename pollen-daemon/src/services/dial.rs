@@ -111,7 +111,7 @@ pub(super) enum Way {
 /// A socket to a server of this very node.
 pub(super) enum Local {
     Tcp(tokio::net::TcpStream),
-    Udp(tokio::net::UdpSocket),
+    Udp(circle::Dialled),
 }
 
 /// A way, and how it came to be chosen.

@@ -17,8 +17,10 @@ use super::idle::{Activity, Idlest};
 /// Streams and sessions open at once, both roles together. Each costs a file descriptor and some KiB; a node that
 /// reaches this refuses more, so that those it has go on.
 pub(super) const OPEN_MAX: usize = 32 * 1024;
-/// UDP sessions that one peer may hold here: a session lingers for its idle time, so a peer could pile them up.
+/// UDP sessions that this node may have at one peer: a session lingers for its idle time, so they could pile up.
 pub(super) const SESSIONS_PER_PEER_MAX: usize = 4096;
+/// How many more it provides to one peer: the caller gives up sessions first, and those are some time on their way.
+const PROVIDED_MORE: usize = 256;
 /// TCP streams that may be open with one peer. With its sessions less than the streams of a connection, so that calls
 /// and content find some; a service holds at most as many as it leaves free.
 pub(super) const STREAMS_PER_PEER_MAX: usize = 3072;
@@ -52,8 +54,15 @@ struct Open {
     _cut: oneshot::Sender<()>,
 }
 
-/// UDP sessions of one peer and one service.
-type OfService = (NodeKey, String);
+/// UDP sessions with one peer in one role: whether this node provides.
+type InRole = (NodeKey, bool);
+
+/// They, by service and last use; no entry where there are none.
+#[derive(Debug, Default)]
+struct Sessions {
+    count: usize,
+    of_service: BTreeMap<String, Idlest<u64>>,
+}
 
 #[derive(Debug)]
 struct Slots {
@@ -65,8 +74,8 @@ struct Slots {
     asking: BTreeMap<(NodeKey, Target, Protocol), usize>,
     /// How many TCP streams of a peer reach an export; no entry where there are none.
     reaching: BTreeMap<(NodeKey, String), usize>,
-    /// UDP sessions by their last use; no entry where there are none.
-    sessions: BTreeMap<OfService, Idlest<u64>>,
+    /// No entry where there are none.
+    sessions: BTreeMap<InRole, Sessions>,
     /// Sessions that had to go for newer ones.
     given_up: u64,
 }
@@ -109,14 +118,13 @@ impl Live {
     pub(super) fn open(self: &Arc<Self>, owner: Owner, activity: Option<Arc<Activity>>) -> Option<Slot> {
         let mut slots = self.lock();
         let slots = &mut *slots;
-        let mut held = slots.held.get(&(owner.peer, owner.protocol)).copied().unwrap_or_default();
         let full = slots.open.len() >= OPEN_MAX;
-        if owner.protocol == Protocol::Udp && (full || held >= SESSIONS_PER_PEER_MAX) {
-            self.give_up(slots, &owner.peer)?;
-            held -= 1;
+        if owner.protocol == Protocol::Udp {
+            self.give_up(slots, &owner, full)?;
         } else if full {
             return None;
         }
+        let held = slots.held.get(&(owner.peer, owner.protocol)).copied().unwrap_or_default();
         if owner.protocol == Protocol::Tcp && !owner.is_local() {
             let free = STREAMS_PER_PEER_MAX.saturating_sub(held);
             if free == 0 || slots.of_service(&owner) >= free {
@@ -138,17 +146,25 @@ impl Live {
         slots.next += 1;
         let activity = activity.unwrap_or_default();
         if owner.protocol == Protocol::Udp {
-            slots.sessions.entry(owner.of_service()).or_default().insert(id, Arc::clone(&activity));
+            let sessions = slots.sessions.entry(owner.role()).or_default();
+            sessions.count += 1;
+            sessions.of_service.entry(owner.service()).or_default().insert(id, Arc::clone(&activity));
         }
         slots.open.insert(id, Open { owner, _cut: sender });
         Some(Slot { id, live: Arc::clone(self), cut: Some(cut), activity })
     }
 
-    /// Cuts the session used least recently of the service of `peer` that has most: none takes the places of the others.
-    fn give_up(&self, slots: &mut Slots, peer: &NodeKey) -> Option<()> {
-        let of_peer = slots.sessions.range_mut((*peer, String::new())..).take_while(|((of, _), _)| of == peer);
-        let (_, most) = of_peer.max_by_key(|(_, sessions)| sessions.len())?;
-        let id = most.idlest()?;
+    /// Makes room for a session, where there is none, in place of the one used least recently in the same role, of the
+    /// service that has most: none takes the places of the others.
+    fn give_up(&self, slots: &mut Slots, owner: &Owner, full: bool) -> Option<()> {
+        let (_, provides) = owner.role();
+        let most = SESSIONS_PER_PEER_MAX + if provides { PROVIDED_MORE } else { 0 };
+        let Some(sessions) = slots.sessions.get_mut(&owner.role()) else { return (!full).then_some(()) };
+        if !full && sessions.count < most {
+            return Some(());
+        }
+        let largest = sessions.of_service.values_mut().max_by_key(|of_service| of_service.len())?;
+        let id = largest.idlest()?;
         self.remove(slots, id);
         slots.given_up += 1;
         Some(())
@@ -201,12 +217,16 @@ impl Live {
             self.streams.send_modify(|count| *count -= 1);
             return;
         }
-        let key = open.owner.of_service();
-        if let Some(sessions) = slots.sessions.get_mut(&key) {
-            sessions.remove(&id);
-            if sessions.len() == 0 {
-                slots.sessions.remove(&key);
-            }
+        let (role, service) = (open.owner.role(), open.owner.service());
+        let sessions = slots.sessions.get_mut(&role).expect("counted when it was opened");
+        sessions.count -= 1;
+        let of_service = sessions.of_service.get_mut(&service).expect("counted when it was opened");
+        of_service.remove(&id);
+        if of_service.len() == 0 {
+            sessions.of_service.remove(&service);
+        }
+        if sessions.count == 0 {
+            slots.sessions.remove(&role);
         }
     }
 
@@ -233,10 +253,13 @@ impl Owner {
         Some((self.peer, export.label()))
     }
 
-    fn of_service(&self) -> OfService {
+    fn role(&self) -> InRole {
+        (self.peer, self.asked.is_none())
+    }
+
+    fn service(&self) -> String {
         let asked = self.asked.as_ref().map(ToString::to_string);
-        let label = asked.or_else(|| self.export.as_ref().map(Export::label)).unwrap_or_default();
-        (self.peer, label)
+        asked.or_else(|| self.export.as_ref().map(Export::label)).unwrap_or_default()
     }
 
     /// Whether this node asks itself, so that no connection is in between.

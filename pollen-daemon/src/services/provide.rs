@@ -122,8 +122,8 @@ async fn serve_udp(
     hops: u8,
 ) -> Result<(), pump::Broken> {
     let Incoming { connection, mut send, mut recv, .. } = incoming;
-    let socket = match circle::dial_udp(shared, &exported.export, hops).await {
-        Ok(socket) => Arc::new(socket),
+    let dialled = match circle::dial_udp(shared, &exported.export, hops).await {
+        Ok(dialled) => dialled,
         Err(error) => return undialled(shared, &mut send, &mut recv, error).await,
     };
     let awaited = Awaited::new(&shared.inboxes, &connection, &send, &exported.tally);
@@ -134,10 +134,10 @@ async fn serve_udp(
     exported.tally.count_opened();
     shared.count_opened(Protocol::Udp);
     let session = Session { carrier: Carrier { connection, send, recv }, awaited };
-    let (mut inlet, outlet) = (Inlet::Socket(Arc::clone(&socket)), Outlet::Server(Arc::clone(&socket)));
+    let (mut inlet, outlet) = (Inlet::Socket(Arc::clone(&dialled.socket)), Outlet::Server(Arc::clone(&dialled.socket)));
     let (cut, activity) = (slot.cut(), slot.activity());
     let ended = session.run(&mut inlet, &outlet, (&activity, shared.idle.of_provider()), cut).await;
-    let lost = session::lost_by(&*socket);
+    let lost = session::lost_by(&*dialled.socket);
     if lost > 0 {
         shared.inboxes.dropped(&exported.tally, Dropped::SocketFull, lost);
     }
