@@ -87,7 +87,7 @@ impl Clients {
 
     /// Takes a client out whose session has ended, unless a payload came for it meanwhile. Whether its task is to end.
     fn retire(&mut self, address: &SocketAddr, serial: u64, inlet: &Inlet) -> bool {
-        if !self.entries.get(address).is_some_and(|entry| entry.serial == serial) {
+        if self.entries.get(address).is_none_or(|entry| entry.serial != serial) {
             return true;
         }
         if inlet.has_more() {
