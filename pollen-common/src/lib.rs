@@ -22,6 +22,8 @@ pub mod identity;
 #[cfg(feature = "core")]
 pub mod maps;
 #[cfg(feature = "core")]
+pub mod names;
+#[cfg(feature = "core")]
 pub mod node;
 #[cfg(feature = "core")]
 pub mod path_probe;

@@ -45,6 +45,7 @@ mod signs;
 mod silence;
 mod why;
 
+pub use crate::maps::records::Write;
 pub use enroll::{FoundError, found};
 pub use io::*;
 pub use records::RestoreError;

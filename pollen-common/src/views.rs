@@ -17,14 +17,13 @@ pub mod entries;
 mod hosts;
 mod judge;
 mod links;
-pub mod name;
 mod namesakes;
 mod seed;
 mod why;
+pub use crate::names::{Name, Protocol, VersionId};
 pub use hosts::{HOLDS_MAX, REPLICAS_MAX, UNABLE_MAX};
 pub use judge::REFUSED_PER_AUTHOR_MAX;
-pub use name::Name;
-pub use seed::{Capacity, Inability, SeedInfo, SeedTerms, SeedVersion, VersionId};
+pub use seed::{Capacity, Inability, SeedInfo, SeedTerms, SeedVersion};
 pub use why::Target;
 
 #[cfg(test)]
@@ -94,25 +93,6 @@ impl Liveness {
     #[must_use]
     pub const fn is_online(&self) -> bool {
         !matches!(self, Self::Offline)
-    }
-}
-
-/// What a service speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Protocol {
-    Tcp,
-    Udp,
-}
-
-impl Protocol {
-    pub const BOTH: [Self; 2] = [Self::Tcp, Self::Udp];
-
-    #[must_use]
-    pub const fn other(self) -> Self {
-        match self {
-            Self::Tcp => Self::Udp,
-            Self::Udp => Self::Tcp,
-        }
     }
 }
 

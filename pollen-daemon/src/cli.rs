@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::control::client::Client;
-use crate::control::failure::{Code, Failure};
+use crate::http::failure::{Code, Failure};
 use crate::store::layout;
 use offline::Offline;
 use output::{Output, Terminal};

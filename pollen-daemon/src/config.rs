@@ -1,14 +1,12 @@
 //! What people set and the daemon remembers. Owns the settings' shape, and how flags override them; must
 //! not know how a setting takes effect. Invariant: what is stored was valid when it was set.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use pollen_common::node::PATIENCE_DEFAULT;
 use pollen_common::views::Name;
 use serde::{Deserialize, Serialize};
-
-use crate::control::handle;
 
 /// The UDP port when nobody chose one.
 pub const PORT_DEFAULT: u16 = 60611;
@@ -26,6 +24,27 @@ pub const EXCLUDED_MAX: usize = 64;
 
 mod excluded;
 pub use excluded::Excluded;
+
+/// What an operator may change while the daemon runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LiveSettings {
+    /// What this node is called; as its host where absent.
+    pub name: Option<Name>,
+    /// Where `/metrics` listens; not at all where absent.
+    pub http: Option<SocketAddr>,
+    /// The filter of the logs, in the syntax of `tracing`: `info` where absent.
+    pub log_level: Option<String>,
+    /// How much memory seeds may have together, in MiB; a part of the machine's where absent.
+    pub seed_memory_mib: Option<u32>,
+    /// How long what is open with a silent peer waits, in seconds; the core's own where absent.
+    pub stream_patience_s: Option<u32>,
+}
+
+/// A listening address as people write it: `:9090` for every interface.
+#[must_use]
+pub fn show_address(address: SocketAddr) -> String {
+    if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) { format!(":{}", address.port()) } else { address.to_string() }
+}
 
 /// All settings, as the store keeps them. Absent means the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,8 +121,8 @@ impl Settings {
 
     /// What can be changed while the daemon runs.
     #[must_use]
-    pub fn live(&self) -> handle::Settings {
-        handle::Settings {
+    pub fn live(&self) -> LiveSettings {
+        LiveSettings {
             name: self.name.as_deref().and_then(|name| parse_name(name).ok()),
             http: self.http,
             log_level: self.log_level.clone(),

@@ -1,5 +1,5 @@
 //! The control socket: how an operator's tools reach a running daemon. Owns the HTTP API under `/v1/` on a Unix socket
-//! and its client; must not know how the daemon is wired (see [`handle`]).
+//! and its client; must not know how the daemon is wired (see [`crate::handle`]).
 //! Invariant: the socket never carries root power, and no request or number of requests grows memory without bound.
 
 use std::path::PathBuf;
@@ -8,22 +8,16 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::handle::Daemon;
+use crate::http;
 use crate::metrics::Exporter;
-use handle::Daemon;
 
 pub mod api;
 pub mod call;
 pub mod client;
 pub mod duration;
-pub mod failure;
-#[cfg(test)]
-pub(crate) mod fake;
-pub mod handle;
-pub mod http;
 pub mod invite;
-pub mod refused;
 pub mod resolve;
-pub mod seat;
 pub mod seeds;
 pub mod server;
 pub mod settings;

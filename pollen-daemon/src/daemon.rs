@@ -13,11 +13,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::clock::Clock;
 use crate::config::{self, OptionError, Settings, UpOptions};
 use crate::content::Content;
 use crate::control::Control;
 use crate::control::socket::BindError;
-use crate::driver::{self, Clock, Driver, DriverError, DriverHandle, Parts};
+use crate::driver::{self, Driver, DriverError, DriverHandle, Parts};
 use crate::enroll::{self, EnrollError};
 use crate::events::Events;
 use crate::keys::{self, KeyError};
@@ -46,7 +47,6 @@ mod streams;
 mod unseeding;
 mod way_back;
 
-pub(crate) use leaving::LEAVE_MAX;
 use leaving::Leaving;
 use running::Running;
 use streams::Streams;

@@ -12,13 +12,11 @@ use pollen_common::node::{Command, Input, LinkId, Node, Output, Refusal, Refusal
 use pollen_common::views::{Name, SeedVersion, Target, VersionId, View};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::clock::Clock;
 use crate::events::Events;
 use crate::store::health::DiskHealth;
 use crate::store::writer::{Writer, Written};
 use crate::transport::Mesh;
-
-pub mod clock;
-pub use clock::Clock;
 
 /// Batches that may be on their way to the disk before the node takes in nothing new: some seconds of a slow disk,
 /// and the bound of the writer's queue.

@@ -12,8 +12,8 @@ use pollen_common::identity::{ClusterId, NodeKey, SecretKey, Strict};
 use pollen_common::node::{self, Node, NodeConfig, RestoreError};
 use pollen_common::roll;
 
-use crate::driver::Clock;
-use crate::driver::clock::unix_now;
+use crate::clock::Clock;
+use crate::clock::unix_now;
 use crate::keys::{self, KeyError};
 use crate::store::{self, Change, OpenError, Store, StoreError};
 

@@ -8,13 +8,20 @@ use pollen_common::node::{Event, EventKind};
 use pollen_common::time::UnixMs;
 use tokio::sync::broadcast;
 
-use crate::control::handle::EventRecord;
-
 /// Events kept: a few days of a quiet cluster, some minutes of a very troubled one, about 300 KiB.
 pub const EVENTS_KEPT_MAX: usize = 1024;
 
 /// A follower that falls this far behind misses some, and is told.
 const FOLLOWER_LAG_MAX: usize = 256;
+
+/// An event with its place in the timeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventRecord {
+    /// Counts from 1 at each start of the daemon.
+    pub seq: u64,
+    pub at: UnixMs,
+    pub event: Event,
+}
 
 /// A handle of the timeline.
 #[derive(Clone, Debug)]

@@ -1,6 +1,7 @@
 //! Every side effect of Pollen lives here; what is decided is decided in `pollen_common`.
 
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod content;
 pub mod control;
@@ -9,6 +10,8 @@ pub mod datapath;
 pub mod driver;
 pub mod enroll;
 pub mod events;
+pub mod handle;
+pub mod http;
 pub mod keys;
 pub mod logs;
 pub mod metrics;

@@ -9,9 +9,9 @@ use pollen_common::node::join as core;
 use pollen_common::roll::{SignError, TokenError};
 use pollen_daemon::cli::offline::{Founded, Joined, Offline, code_of_open};
 use pollen_daemon::config::UpOptions;
-use pollen_daemon::control::failure::{Code, Failure};
 use pollen_daemon::daemon::{self, RunError};
 use pollen_daemon::enroll::{self, EnrollError, JoinError, JoinOptions};
+use pollen_daemon::http::failure::{Code, Failure};
 use pollen_daemon::store::OpenError;
 
 /// What an admin's refusal contains where another token is the way on and the refusal does not say so itself.

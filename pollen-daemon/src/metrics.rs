@@ -16,11 +16,11 @@ use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
-use crate::control::failure::{Code, Failure};
-use crate::control::handle::Daemon;
-use crate::control::http;
-use crate::control::refused::{Refused, Tallies};
-use crate::control::settings::show_address;
+use crate::config::show_address;
+use crate::handle::Daemon;
+use crate::http;
+use crate::http::failure::{Code, Failure};
+use crate::http::refused::{Refused, Tallies};
 
 mod families;
 #[cfg(test)]
@@ -30,6 +30,8 @@ mod tests;
 const CONNECTIONS_MAX: usize = 16;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 16;
+/// How long to wait before a taken address is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// Serves `/metrics` at an address that can be changed while it runs.
 pub struct Exporter {
@@ -38,9 +40,6 @@ pub struct Exporter {
 }
 
 /// What a scrape is made of.
-/// How long to wait before a taken address is tried again.
-const RETRY_AFTER: Duration = Duration::from_secs(2);
-
 struct Shown {
     daemon: Arc<dyn Daemon>,
     refused: Tallies,

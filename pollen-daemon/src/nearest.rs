@@ -1,7 +1,7 @@
 //! Which of the names there are somebody may have meant who misspelt one. Knows nothing of what is named.
 //! Invariant: what is not near is never suggested: a wrong guess sends people further astray than none.
 
-use pollen_common::views::name::NAME_BYTES_MAX;
+use pollen_common::names::NAME_BYTES_MAX;
 
 /// One letter of so many may be wrong, and one in any case.
 const LETTERS_PER_ERROR: usize = 4;

@@ -12,14 +12,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pollen_common::identity::NodeKey;
-use pollen_common::node::{Refusal, RefusalKind};
+use pollen_common::node::Refusal;
 use pollen_common::views::{Name, Protocol, View};
 use pollen_common::wire::streams::service::Target;
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::control::handle::{Connect, Disconnect, Listener, Serve, ServiceNumbers, ServiceRef};
 use crate::standing::Standing;
 
 pub(crate) mod choose;
@@ -36,9 +35,12 @@ mod inboxes;
 mod listening;
 mod live;
 mod mesh;
+mod numbers;
 mod provide;
 mod pump;
 mod queue;
+mod refusal;
+mod request;
 mod resolve;
 mod server;
 mod session;
@@ -51,6 +53,9 @@ pub use dial::{Reach, Unreachable};
 pub use exchange::ExchangeError;
 pub use exports::{EXPORTS_MAX, Export, TooManyExports};
 pub use imports::{IMPORTS_MAX, Import};
+pub use numbers::ServiceNumbers;
+pub use refusal::ConnectError;
+pub use request::{Connect, Disconnect, Listener, Serve, ServiceRef};
 pub use resolve::{ResolveError, node as resolve_node};
 pub use server::{NoServer, Server};
 pub use tally::Carried;
@@ -113,58 +118,6 @@ pub struct ServiceCarried {
     /// Whether this node provides it, rather than listens for it.
     pub export: bool,
     pub carried: Carried,
-}
-
-/// Why a local port was not opened; nothing was changed.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    #[error(transparent)]
-    Resolve(#[from] ResolveError),
-    #[error("port {port} is where this node serves {service} itself: a listener there would be connected to itself")]
-    Itself { port: u16, service: Target },
-    #[error("local port {port} is this node's listener for {service} already")]
-    OursAlready { port: u16, service: Target },
-    #[error("local port {port} is taken by another program of this machine")]
-    Taken { port: u16 },
-    #[error("cannot listen on local port {port}: {error}")]
-    Bind { port: u16, error: std::io::Error },
-    #[error("this node has {IMPORTS_MAX} listeners already")]
-    TooMany,
-    #[error("the mesh is not up yet")]
-    NotStarted,
-}
-
-impl From<ConnectError> for Refusal {
-    fn from(error: ConnectError) -> Self {
-        let message = error.to_string();
-        let (kind, hint) = match error {
-            ConnectError::Resolve(error) => return error.into(),
-            ConnectError::Itself { port, .. } => (
-                RefusalKind::Failed,
-                format!("it is at 127.0.0.1:{port} already; or name another local port as the last argument"),
-            ),
-            ConnectError::OursAlready { port, .. } => (
-                RefusalKind::Failed,
-                format!("name another local port as the last argument, or close that one: `pln disconnect {port}`"),
-            ),
-            ConnectError::Taken { .. } | ConnectError::Bind { .. } => {
-                (RefusalKind::Failed, "name another local port as the last argument".into())
-            }
-            ConnectError::TooMany => (RefusalKind::Failed, "close one with `pln disconnect`".into()),
-            ConnectError::NotStarted => (RefusalKind::Unreachable, "try again in a moment".into()),
-        };
-        Self { kind, message, hint: Some(hint) }
-    }
-}
-
-impl From<TooManyExports> for Refusal {
-    fn from(error: TooManyExports) -> Self {
-        Self {
-            kind: RefusalKind::Failed,
-            message: error.to_string(),
-            hint: Some("withdraw one with `pln unserve`".into()),
-        }
-    }
 }
 
 impl Services {

@@ -10,14 +10,15 @@ use pollen_common::time::UnixMs;
 use pollen_common::views::{Liveness, NodeInfo, Provider, ServiceInfo, View};
 use serde::{Deserialize, Serialize};
 
-use crate::control::api::{Connection, ProtocolName, TierName};
-use crate::control::handle::{About, Listener, Numbers, PeerNumbers, SocketNumbers};
 use crate::datapath::Standing;
+use crate::services::Listener;
 
 pub mod condition;
 pub mod health;
 pub mod inspect;
 pub mod label;
+mod names;
+mod numbers;
 pub mod plain;
 #[cfg(test)]
 pub(crate) mod sample;
@@ -30,6 +31,10 @@ pub mod when;
 
 pub use condition::{Code, Condition};
 pub use health::{Health, HealthState};
+pub use names::{Connection, ProtocolName, TierName};
+pub use numbers::{
+    About, ContentNumbers, EngineNumbers, EngineStanding, HeldModule, Numbers, PeerNumbers, SeedNumbers, SocketNumbers,
+};
 pub use seeds::{Engine, SeedRow};
 pub use troubles::Troubles;
 

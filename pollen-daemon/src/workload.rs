@@ -10,7 +10,12 @@ pub mod engine;
 pub mod guest;
 pub mod hosted;
 pub mod machine;
+mod numbers;
 pub mod replicas;
+mod request;
+
+pub use numbers::{CallNumbers, Histogram};
+pub use request::{CallAnswer, CallFailure, CallRequest, SeedRef};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -14,9 +14,9 @@ use super::document::{Applied, Document, Held};
 use super::entry::EntryError;
 use super::head::{Head, Lane, SignedHead};
 use super::records;
+use super::records::Write;
 use super::repair::Repair;
 use crate::identity::{ClusterId, NodeKey, SecretKey, Verify};
-use crate::node::Write;
 use crate::time::{Instant, Now, UnixMs};
 
 mod draft;

@@ -13,7 +13,6 @@ use super::document::{Document, Held};
 use super::entry::Entry;
 use super::head::{Lane, SignedHead};
 use crate::identity::{ClusterId, Digest, NodeKey, Verify};
-use crate::node::Write;
 
 const HEAD: u8 = b'h';
 const ENTRY: u8 = b'e';
@@ -21,6 +20,13 @@ const RESERVED: u8 = b's';
 
 /// The first bytes of the keys of all records that belong to author maps.
 pub const TABLES: [u8; 3] = [HEAD, ENTRY, RESERVED];
+
+/// One record of the node's durable state: `value` put at `key`, or the key removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    pub key: Vec<u8>,
+    pub value: Option<Vec<u8>>,
+}
 
 /// What the disk gave back.
 #[derive(Debug)]

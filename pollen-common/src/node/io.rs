@@ -7,6 +7,7 @@ use core::net::SocketAddr;
 use core::time::Duration;
 
 use crate::identity::{Digest, NodeKey};
+use crate::maps::records::Write;
 use crate::roll::Rights;
 use crate::time::UnixMs;
 use crate::views::{Capacity, Inability, Name, Protocol, SeedTerms, SeedVersion, VersionId};
@@ -86,13 +87,6 @@ pub enum Output {
     StopReplica { version: VersionId },
     /// For people: the timeline that `pln events` shows.
     Event(Event),
-}
-
-/// One record of the node's durable state: `value` put at `key`, or the key removed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Write {
-    pub key: Vec<u8>,
-    pub value: Option<Vec<u8>>,
 }
 
 /// A local request.

@@ -7,8 +7,8 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use super::Name;
-use super::name::NAME_BYTES_MAX;
 use crate::identity::NodeKey;
+use crate::names::NAME_BYTES_MAX;
 
 /// The names by which the nodes are told apart. `chosen` is what each says it is called, `admitted` since when it is a member.
 pub(super) fn told_apart(

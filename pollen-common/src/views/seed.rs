@@ -5,26 +5,9 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::{Conflict, Name};
+use super::{Conflict, Name, VersionId};
 use crate::identity::{Digest, NodeKey};
 use crate::time::UnixMs;
-
-/// A version of a seed: the digest of all that makes it behave as it does, its module and its limits. Two versions of
-/// one module with different limits are two versions.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct VersionId(pub Digest);
-
-impl fmt::Debug for VersionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Display for VersionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// One version of a seed: what to run and within which limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::output::Output;
 use crate::config::PORT_DEFAULT;
 use crate::control::api::Done;
-use crate::control::failure::{Code, Failure};
+use crate::http::failure::{Code, Failure};
 use crate::store::layout::{self, Found, SYSTEM_DIR};
 use crate::systemd::install::{self, InstallError};
 use crate::systemd::unit::{self, Unfit};

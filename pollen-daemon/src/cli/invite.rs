@@ -7,9 +7,10 @@ use hyper::Method;
 use super::output::Output;
 use super::props::Props;
 use super::{asking, units};
-use crate::control::api::{InviteBody, Invited, TierName};
+use crate::control::api::{InviteBody, Invited};
 use crate::control::client::Client;
-use crate::control::failure::{Code, Failure};
+use crate::http::failure::{Code, Failure};
+use crate::status::TierName;
 use crate::status::when::Moment;
 use pollen_common::time::UnixMs;
 

@@ -8,7 +8,7 @@ use pollen_common::time::UnixMs;
 use super::output::Output;
 use crate::control::api::{EventLine, LogLine, Reasons};
 use crate::control::client::{Client, segment};
-use crate::control::failure::{Code, Failure};
+use crate::http::failure::{Code, Failure};
 use crate::status::inspect::Inspected;
 use crate::status::plain::plain;
 use crate::status::table::{self, Layout, Section};

@@ -8,7 +8,7 @@ use std::path::Path;
 use pollen_common::identity::{ClusterId, NodeKey};
 
 use crate::config::UpOptions;
-use crate::control::failure::{Code, Failure};
+use crate::http::failure::{Code, Failure};
 use crate::store::OpenError;
 
 /// Commands that work on a state directory whose daemon is down.

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _, Write};
 
 use serde::Serialize;
 
-use crate::control::failure::{Code, Failure};
+use crate::http::failure::{Code, Failure};
 use crate::status::plain::plain;
 
 /// The process's surroundings, or a test's.

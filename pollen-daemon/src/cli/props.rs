@@ -6,7 +6,7 @@ use std::io::Read;
 
 use serde_json::Value;
 
-use crate::control::failure::{Code, Failure};
+use crate::http::failure::{Code, Failure};
 
 /// The most that is read from standard input, in bytes: a member's properties share 1 KiB with its other rights.
 const STDIN_BYTES_MAX: u64 = 64 * 1024;

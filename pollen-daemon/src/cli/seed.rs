@@ -14,7 +14,7 @@ use super::units;
 use crate::control::api::{Called, SeedLine, SeededLine, StageLine, UnseededAnswer};
 use crate::control::call;
 use crate::control::client::{Client, segment};
-use crate::control::failure::{Code, Failure};
+use crate::http::failure::{Code, Failure};
 use crate::workload::BODY_BYTES_MAX;
 use pollen_module::MODULE_BYTES_MAX;
 

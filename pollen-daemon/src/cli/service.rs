@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use hyper::Method;
 
 use super::output::Output;
-use crate::control::api::{ConnectBody, Connected, Connection, Done, ProtocolName, ServeBody, Served};
+use crate::control::api::{ConnectBody, Connected, Done, ServeBody, Served};
 use crate::control::client::{Client, segment};
-use crate::control::failure::Failure;
+use crate::http::failure::Failure;
 use crate::status::table::protocol;
+use crate::status::{Connection, ProtocolName};
 use spelling::{Form, Service};
 
 mod spelling;

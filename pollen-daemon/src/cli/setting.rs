@@ -6,8 +6,8 @@ use serde_json::json;
 use super::output::Output;
 use crate::control::api::{SettingBody, SettingsShown};
 use crate::control::client::Client;
-use crate::control::failure::Failure;
 use crate::control::settings::Key;
+use crate::http::failure::Failure;
 
 /// Change a setting at once and for good, or show what is set
 #[derive(Debug, clap::Args)]

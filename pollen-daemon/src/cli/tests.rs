@@ -14,8 +14,8 @@ use super::offline::{Founded, Joined, Offline};
 use super::output::Terminal;
 use crate::config::UpOptions;
 use crate::control::Control;
-use crate::control::failure::{Code, Failure};
-use crate::control::fake::Fake;
+use crate::handle::fake::Fake;
+use crate::http::failure::{Code, Failure};
 use crate::status::sample;
 
 mod seeds;

@@ -4,74 +4,17 @@
 //! must not pass for a default.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use pollen_common::roll::Tier;
-use pollen_common::views::Protocol;
 use serde::{Deserialize, Serialize};
 
-use crate::control::handle::{EventRecord, Listener, Settings};
-use crate::status::label;
+use crate::config::{LiveSettings, show_address};
+use crate::events::EventRecord;
+use crate::services::Listener;
+use crate::status::{Connection, ProtocolName, TierName, label};
 
 mod seeds;
 pub use seeds::{Called, SeedLine, SeededLine, StageLine, UnseededAnswer};
-
-/// A protocol by its lower-case name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ProtocolName {
-    #[default]
-    Tcp,
-    Udp,
-}
-
-impl From<ProtocolName> for Protocol {
-    fn from(name: ProtocolName) -> Self {
-        match name {
-            ProtocolName::Tcp => Self::Tcp,
-            ProtocolName::Udp => Self::Udp,
-        }
-    }
-}
-
-impl From<Protocol> for ProtocolName {
-    fn from(protocol: Protocol) -> Self {
-        match protocol {
-            Protocol::Tcp => Self::Tcp,
-            Protocol::Udp => Self::Udp,
-        }
-    }
-}
-
-/// A tier by its lower-case name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TierName {
-    #[default]
-    Leaf,
-    Publisher,
-    Admin,
-}
-
-impl From<TierName> for Tier {
-    fn from(name: TierName) -> Self {
-        match name {
-            TierName::Leaf => Self::Leaf,
-            TierName::Publisher => Self::Publisher,
-            TierName::Admin => Self::Admin,
-        }
-    }
-}
-
-impl From<Tier> for TierName {
-    fn from(tier: Tier) -> Self {
-        match tier {
-            Tier::Leaf => Self::Leaf,
-            Tier::Publisher => Self::Publisher,
-            Tier::Admin => Self::Admin,
-        }
-    }
-}
 
 /// `POST /v1/services`: publish a local port.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -127,22 +70,6 @@ pub struct ConnectBody {
     pub local_port: Option<u16>,
 }
 
-/// A local listener to a service of the mesh.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Connection {
-    /// A name, or the port of an unnamed service.
-    pub service: String,
-    /// The key of the provider that it is pinned to.
-    pub provider: Option<String>,
-    pub protocol: ProtocolName,
-    /// The local port that it listens on, or would.
-    pub local_port: u16,
-    /// Where it listens, each as `address:port`.
-    pub local: Vec<SocketAddr>,
-    /// Why it does not listen, if so; it tries again.
-    pub waiting: Option<String>,
-}
-
 /// The answer of `POST /v1/connections`: a listener, and the one of the other protocol where the service speaks both.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connected {
@@ -158,19 +85,6 @@ impl Connected {
     pub fn of(listeners: &[Listener]) -> Option<Self> {
         let (first, also) = listeners.split_first()?;
         Some(Self { first: first.into(), also: also.iter().map(Connection::from).collect() })
-    }
-}
-
-impl From<&Listener> for Connection {
-    fn from(listener: &Listener) -> Self {
-        Self {
-            service: listener.service.to_string(),
-            provider: listener.provider.map(|key| key.to_string()),
-            protocol: listener.protocol.into(),
-            local_port: listener.local_port,
-            local: listener.local.clone(),
-            waiting: listener.waiting.clone(),
-        }
     }
 }
 
@@ -227,11 +141,11 @@ pub struct SettingsShown {
     pub stream_patience: Option<String>,
 }
 
-impl From<&Settings> for SettingsShown {
-    fn from(settings: &Settings) -> Self {
+impl From<&LiveSettings> for SettingsShown {
+    fn from(settings: &LiveSettings) -> Self {
         Self {
             name: settings.name.as_ref().map(ToString::to_string),
-            http: settings.http.map(super::settings::show_address),
+            http: settings.http.map(show_address),
             log_level: settings.log_level.clone(),
             seed_memory: settings.seed_memory_mib.map(super::size::show_mib),
             stream_patience: settings.stream_patience_s.map(super::duration::show_seconds),
@@ -319,7 +233,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::control::settings::{parse_address, show_address};
+    use crate::control::settings::parse_address;
 
     /// What scripts send, one of each.
     const BODIES: [&str; 4] = [

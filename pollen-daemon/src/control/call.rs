@@ -19,12 +19,13 @@ use hyper::body::{Body as _, Incoming};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::failure::{Code, Failure};
-use super::handle::{CallAnswer, CallFailure, CallRequest, Daemon};
-use super::http::{After, App, Pace};
-use super::refused::Refused;
 use super::resolve;
+use crate::handle::Daemon;
+use crate::http::failure::{Code, Failure};
+use crate::http::refused::Refused;
+use crate::http::{After, App, Pace};
 use crate::workload::BODY_BYTES_MAX;
+use crate::workload::{CallAnswer, CallFailure, CallRequest};
 
 /// What the path of a call begins with.
 pub const PATH: &str = "/v1/calls/";
@@ -307,7 +308,7 @@ fn decoded(segment: &str) -> Result<Cow<'_, str>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::seat::LOOK_BYTES;
+    use crate::http::seat::LOOK_BYTES;
 
     #[test]
     fn a_call_says_its_seed_function_time_and_retries() {

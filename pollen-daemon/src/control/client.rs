@@ -13,8 +13,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::failure::{Code, Failure};
 use super::socket;
+use crate::http::failure::{Code, Failure};
 
 /// The most that one answer may hold, in bytes: a status of 10,000 nodes takes some 8 MiB.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;

@@ -9,8 +9,9 @@ use pollen_common::node::{InviteTerms, Reply};
 use pollen_common::roll::Rights;
 use pollen_common::time::UnixMs;
 
-use crate::control::api::{InviteBody, TierName};
-use crate::control::failure::{Code, Failure};
+use crate::control::api::InviteBody;
+use crate::http::failure::{Code, Failure};
+use crate::status::TierName;
 
 /// The terms of the invite that `body` asks for.
 ///

@@ -9,9 +9,11 @@ use std::collections::BTreeSet;
 use pollen_common::identity::Digest;
 use pollen_common::views::{Name, NodeInfo, View};
 
-use crate::control::failure::{Code, Failure};
-use crate::control::handle::{Listener, SeedRef, Subject};
+use crate::handle::Subject;
+use crate::http::failure::{Code, Failure};
 use crate::nearest::or_meant;
+use crate::services::Listener;
+use crate::workload::SeedRef;
 
 /// How many candidates an ambiguous name is answered with: a screenful, whatever the cluster's size.
 const CANDIDATES_MAX: usize = 10;
@@ -283,7 +285,7 @@ mod tests {
         view.refused[0].key = "service/db".into();
         assert_eq!(concerned(&view, &[], "db"), Ok(vec![service("db")]));
         let mut listeners = sample::listeners();
-        listeners[0].service = crate::control::handle::ServiceRef::Name("gone".parse().expect("a name"));
+        listeners[0].service = crate::services::ServiceRef::Name("gone".parse().expect("a name"));
         let gone = Ok(vec![service("gone")]);
         assert_eq!(concerned(&view, &listeners, "gone"), gone, "a listener outlives its service");
         assert_eq!(concerned(&view, &[], "berlin"), Ok(vec![Subject::Node(sample::key(2))]));

@@ -16,13 +16,13 @@ use serde::Deserialize;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::api::{SeedLine, StageLine, UnseededAnswer};
-use super::failure::{Code, Failure};
-use super::handle::{SeedProgress, SeedRequest, SeedStage, Seeded};
-use super::http::Endless;
-use super::refused::Refused;
 use super::resolve;
 use super::server::{Asked, Segment, Shared, body_within, parse_name, within};
 use super::stream::line;
+use crate::handle::{SeedProgress, SeedRequest, SeedStage, Seeded};
+use crate::http::Endless;
+use crate::http::failure::{Code, Failure};
+use crate::http::refused::Refused;
 use pollen_module::MODULE_BYTES_MAX;
 
 /// Modules that are taken in and made ready at a time; each may be [`MODULE_BYTES_MAX`], and compiling one keeps a

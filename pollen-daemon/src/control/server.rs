@@ -21,18 +21,19 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Mutex, Semaphore};
 
 use crate::control::api::{
-    ConnectBody, Connected, Connection, Done, InviteBody, Invited, Reasons, ServeBody, Served, SettingBody,
-    SettingsShown, Version,
+    ConnectBody, Connected, Done, InviteBody, Invited, Reasons, ServeBody, Served, SettingBody, SettingsShown, Version,
 };
-use crate::control::failure::{Code, Failure};
-use crate::control::handle::{self, Connect, Daemon, Disconnect, Serve, ServiceRef, Subject};
-use crate::control::refused::Refused;
 use crate::control::settings::{self, Key};
 use crate::control::{invite, resolve, seeds, stream};
+use crate::handle;
+use crate::handle::{Daemon, Subject};
+use crate::http::failure::{Code, Failure};
+use crate::http::refused::Refused;
 use crate::metrics::Exporter;
+use crate::services::{Connect, Disconnect, Serve, ServiceRef};
 use crate::services::{NoServer, Server};
 use crate::status::inspect::{self, Inspected};
-use crate::status::{Reading, Status};
+use crate::status::{Connection, Reading, Status};
 
 /// The most that a request's body may hold, in bytes: the largest is a batch of signed statements.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use pollen_common::views::Name;
 
+use crate::config::LiveSettings;
 use crate::control::duration::duration;
-use crate::control::failure::{Code, Failure};
-use crate::control::handle::Settings;
 use crate::control::size::size_kib;
+use crate::http::failure::{Code, Failure};
 use crate::logs;
 
 /// A setting's key.
@@ -57,7 +57,7 @@ impl FromStr for Key {
 ///
 /// # Errors
 /// `Usage` for a value that does not parse.
-pub fn changed(mut settings: Settings, key: Key, value: Option<&str>) -> Result<Settings, Failure> {
+pub fn changed(mut settings: LiveSettings, key: Key, value: Option<&str>) -> Result<LiveSettings, Failure> {
     match key {
         Key::Name => settings.name = value.map(parse_name).transpose()?,
         Key::Http => settings.http = value.map(parse_address).transpose()?,
@@ -79,12 +79,6 @@ pub fn parse_address(s: &str) -> Result<SocketAddr, Failure> {
         Failure::new(Code::Usage, format!("`{s}` is no listening address"))
             .hint("write `:9090` for every interface, or `127.0.0.1:9090` for this machine alone")
     })
-}
-
-/// The inverse of [`parse_address`].
-#[must_use]
-pub fn show_address(address: SocketAddr) -> String {
-    if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) { format!(":{}", address.port()) } else { address.to_string() }
 }
 
 fn parse_name(s: &str) -> Result<Name, Failure> {
@@ -136,6 +130,7 @@ fn parse_patience(s: &str) -> Result<u32, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::show_address;
 
     #[test]
     fn addresses_read_back_as_they_were_written() {
@@ -158,7 +153,7 @@ mod tests {
 
     #[test]
     fn levels_are_checked_before_they_are_kept() {
-        let set = |value| changed(Settings::default(), Key::LogLevel, Some(value));
+        let set = |value| changed(LiveSettings::default(), Key::LogLevel, Some(value));
         assert_eq!(set("debug").map(|s| s.log_level), Ok(Some("debug".into())));
         assert!(set("info,pollen_daemon=trace").is_ok());
         assert!(set("pollen_daemon::services=debug").is_ok());
@@ -172,19 +167,21 @@ mod tests {
 
     #[test]
     fn the_memory_of_seeds_has_a_unit_and_a_least() {
-        let set = |value| changed(Settings::default(), Key::SeedMemory, Some(value)).map(|s| s.seed_memory_mib);
+        let set = |value| changed(LiveSettings::default(), Key::SeedMemory, Some(value)).map(|s| s.seed_memory_mib);
         assert_eq!(set("4GiB"), Ok(Some(4096)));
         assert_eq!(set("16MiB"), Ok(Some(16)));
         for wrong in ["", "4", "0MiB", "15MiB", "16385KiB", "4GB", "9999999GiB"] {
             assert_eq!(set(wrong).map_err(|failure| failure.code), Err(Code::Usage), "{wrong}");
         }
-        let back = changed(Settings { seed_memory_mib: Some(16), ..Settings::default() }, Key::SeedMemory, None);
-        assert_eq!(back, Ok(Settings::default()));
+        let back =
+            changed(LiveSettings { seed_memory_mib: Some(16), ..LiveSettings::default() }, Key::SeedMemory, None);
+        assert_eq!(back, Ok(LiveSettings::default()));
     }
 
     #[test]
     fn a_name_is_checked_and_folded() {
-        let set = |value| changed(Settings::default(), Key::Name, Some(value)).map(|s| s.name.map(|n| n.to_string()));
+        let set =
+            |value| changed(LiveSettings::default(), Key::Name, Some(value)).map(|s| s.name.map(|n| n.to_string()));
         assert_eq!(set("Atlas"), Ok(Some("atlas".into())));
         for wrong in ["", "8080", "a b", "-a", "\u{202e}a"] {
             assert_eq!(set(wrong).map_err(|failure| failure.code), Err(Code::Usage), "{wrong}");
@@ -193,7 +190,8 @@ mod tests {
 
     #[test]
     fn patience_is_of_whole_seconds_up_to_a_day() {
-        let set = |value| changed(Settings::default(), Key::StreamPatience, Some(value)).map(|s| s.stream_patience_s);
+        let set =
+            |value| changed(LiveSettings::default(), Key::StreamPatience, Some(value)).map(|s| s.stream_patience_s);
         assert_eq!((set("1s"), set("15m"), set("24h")), (Ok(Some(1)), Ok(Some(900)), Ok(Some(86_400))));
         for wrong in ["", "0s", "900", "1500ms", "25h", "-1s"] {
             assert_eq!(set(wrong).map_err(|failure| failure.code), Err(Code::Usage), "{wrong}");

@@ -13,10 +13,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::api::{EventLine, LogLine};
-use super::failure::{Code, Failure};
-use super::http::Endless;
-use super::refused::Refused;
 use super::server::{Api, Asked, Shared};
+use crate::http::Endless;
+use crate::http::failure::{Code, Failure};
+use crate::http::refused::Refused;
 
 /// Log lines told where the asker does not say how many.
 const LOG_LINES_DEFAULT: usize = 50;

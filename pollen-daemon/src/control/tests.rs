@@ -13,11 +13,11 @@ use tokio::sync::watch;
 
 use super::Control;
 use super::client::Client;
-use super::failure::{Code, Failure};
-use super::fake::Fake;
-use super::http::Limits;
-use super::refused::{Refused, Tally};
 use super::server::BODY_BYTES_MAX;
+use crate::handle::fake::Fake;
+use crate::http::Limits;
+use crate::http::failure::{Code, Failure};
+use crate::http::refused::{Refused, Tally};
 
 mod pace;
 mod seeds;
@@ -319,7 +319,7 @@ fn counting(limits: Limits) -> Counting {
     let listener = super::socket::bind(dir.path()).expect("an empty directory");
     let (stop, stopped) = watch::channel(false);
     let refused = Arc::new(Tally::default());
-    tokio::spawn(super::http::serve(listener, app, limits, Arc::clone(&refused), stopped));
+    tokio::spawn(crate::http::serve(listener, app, limits, Arc::clone(&refused), stopped));
     Counting { dir, refused, _stop: stop }
 }
 

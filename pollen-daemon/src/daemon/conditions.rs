@@ -10,8 +10,8 @@ use pollen_common::identity::NodeKey;
 use pollen_common::node::{Event, EventKind};
 
 use super::running::Running;
-use crate::control::handle;
-use crate::driver::clock;
+use crate::clock;
+use crate::handle;
 use crate::services::Services;
 use crate::status::{Code, Condition, Health};
 

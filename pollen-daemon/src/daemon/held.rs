@@ -5,7 +5,7 @@ use pollen_common::views::SeedVersion;
 use sha2::{Digest as _, Sha256};
 
 use crate::content::Content;
-use crate::control::handle::HeldModule;
+use crate::status::HeldModule;
 use pollen_module::ModuleOptions;
 
 /// What is known of a version's module; none where it is not held whole.

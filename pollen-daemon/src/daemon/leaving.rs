@@ -10,6 +10,7 @@ use super::StopSignals;
 use crate::content::Content;
 use crate::driver::DriverHandle;
 use crate::services::Services;
+use crate::systemd::unit::STOP_TIMEOUT;
 use crate::transport::Mesh;
 use crate::workload::calls::Calls;
 
@@ -36,9 +37,10 @@ const GOODBYE_LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// The longest that all of it takes, and a little for taking the parts down: whoever kills what does not end by itself
 /// has to wait so long.
-pub(crate) const LEAVE_MAX: Duration = Duration::from_secs(
+const LEAVE_MAX: Duration = Duration::from_secs(
     DRAIN_SAID_MAX.as_secs() + HANDOVER_MAX.as_secs() + CALLS_MAX.as_secs() + GOODBYE_MAX.as_secs() + 4,
 );
+const _: () = assert!(LEAVE_MAX.as_secs() < STOP_TIMEOUT.as_secs(), "a stop that takes its time would be killed");
 
 /// The parts that end in an orderly way.
 pub(super) struct Leaving<'a> {

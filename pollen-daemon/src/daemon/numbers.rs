@@ -1,7 +1,7 @@
 //! The numbers of those who do the work of seeds, as the control socket and the metrics show them. Owns that mapping.
 
 use crate::content;
-use crate::control::handle::{ContentNumbers, EngineNumbers, EngineStanding, SeedNumbers};
+use crate::status::{ContentNumbers, EngineNumbers, EngineStanding, SeedNumbers};
 use crate::workload::engine::{Engine, Instances, Reset};
 use crate::workload::machine::NoEngine;
 

@@ -16,21 +16,21 @@ use tokio::runtime::Handle;
 use tokio::sync::{broadcast, watch};
 
 use super::{announce, held, numbers, way_back};
-use crate::config::{self, Settings};
+use crate::clock;
+use crate::config::{self, LiveSettings, Settings};
 use crate::content::Content;
-use crate::control::handle::{
-    self, About, Answer, CallAnswer, CallFailure, CallRequest, Connect, Daemon, Disconnect, EventRecord, HeldModule,
-    Listener, Numbers, PeerNumbers, SeedProgress, SeedRequest, Seeded, Serve, ServiceRef, SocketNumbers, Subject,
-    Unseeded,
-};
 use crate::control::size::show_mib;
-use crate::driver::{DriverHandle, clock};
+use crate::driver::DriverHandle;
 use crate::enroll::way_back::WayBack;
+use crate::events::EventRecord;
 use crate::events::{EVENTS_KEPT_MAX, Events};
+use crate::handle::{Answer, Daemon, SeedProgress, SeedRequest, Seeded, Subject, Unseeded};
 use crate::logs::Logs;
 use crate::nearest::or_meant;
+use crate::services::{Connect, Disconnect, Listener, Serve, ServiceRef};
 use crate::services::{Export, ExportConfig, Server, Services, ServicesConfig};
 use crate::status::Troubles;
+use crate::status::{About, HeldModule, Numbers, PeerNumbers, SocketNumbers};
 use crate::store::Change;
 use crate::store::writer::{ConfigureError, Writer};
 use crate::transport::Mesh;
@@ -38,6 +38,7 @@ use crate::workload::calls::Calls;
 use crate::workload::hosted::Hosted;
 use crate::workload::machine::Machine;
 use crate::workload::replicas::Replicas;
+use crate::workload::{CallAnswer, CallFailure, CallRequest};
 
 /// How long the first announcement may take: a little more than the core holds back what it signs after its start.
 const ANNOUNCED_MAX: Duration = Duration::from_secs(6);
@@ -294,8 +295,8 @@ impl Running {
         Ok(closed)
     }
 
-    async fn put_in_force(&self, live: handle::Settings) -> Result<(), Refusal> {
-        let handle::Settings { name, http, log_level, seed_memory_mib, stream_patience_s } = live;
+    async fn put_in_force(&self, live: LiveSettings) -> Result<(), Refusal> {
+        let LiveSettings { name, http, log_level, seed_memory_mib, stream_patience_s } = live;
         let was = self.settings_now();
         let name = name.map(|name| name.to_string());
         let settings = Settings { name, http, log_level, seed_memory_mib, stream_patience_s, ..was.clone() };
@@ -503,7 +504,7 @@ impl Daemon for Running {
         self.parts.calls.call(request).boxed()
     }
 
-    fn seat_of_callers(&self, seed: &handle::SeedRef) -> Option<Handle> {
+    fn seat_of_callers(&self, seed: &crate::workload::SeedRef) -> Option<Handle> {
         match self.parts.machine.found() {
             Some(Ok(engine)) if self.parts.calls.is_here(seed) => Some(engine.next_seat()),
             // Guests run elsewhere: calls go to the mesh, whose thread their streams are on.
@@ -523,11 +524,11 @@ impl Daemon for Running {
         self.parts.logs.follow(lines)
     }
 
-    fn settings(&self) -> handle::Settings {
+    fn settings(&self) -> LiveSettings {
         self.settings_now().live()
     }
 
-    fn apply(&self, settings: handle::Settings) -> Answer<'_, ()> {
+    fn apply(&self, settings: LiveSettings) -> Answer<'_, ()> {
         let node = self.clone();
         carried_through(async move { node.put_in_force(settings).await })
     }

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::running::Running;
 use crate::content::PutError;
-use crate::control::handle::{SeedProgress, SeedRequest, SeedStage, Seeded};
+use crate::handle::{SeedProgress, SeedRequest, SeedStage, Seeded};
 use crate::workload::replicas::StartError;
 use pollen_module::{ModuleError, ModuleOptions};
 

@@ -10,7 +10,7 @@ use pollen_common::views::{Name, SeedVersion, VersionId, View};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::running::Running;
-use crate::control::handle::Unseeded;
+use crate::handle::Unseeded;
 
 /// How long hosts may take to say that they serve it no more: they say so at once when they hear of it, and one that
 /// does not answer is known dead long before.

@@ -127,7 +127,7 @@ async fn whoever_gets_an_answer_sees_its_effect_in_the_view_and_on_disk() {
 async fn each_asker_gets_its_own_answer() {
     let temp = tempfile::tempdir().expect("temporary directory");
     let rig = rig(temp.path());
-    let not_after = clock::unix_now().after(std::time::Duration::from_secs(60));
+    let not_after = crate::clock::unix_now().after(std::time::Duration::from_secs(60));
     let terms = InviteTerms { rights: Rights::of(Tier::Leaf), subject: None, not_after };
     let unserve = Command::Unserve { name: None, protocol: Protocol::Tcp, port: 9 };
     let (invited, refused) = tokio::join!(rig.handle.command(Command::Invite { terms }), rig.handle.command(unserve));

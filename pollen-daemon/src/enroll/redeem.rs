@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{EnrollError, is_member, member_key, note_cluster, open_node, running_member};
-use crate::driver::clock::unix_now;
+use crate::clock::unix_now;
 use crate::keys::{self, KeyError};
 use crate::store::{self, Change, OpenError, Store, StoreError};
 use crate::transport::{Mesh, MeshConfig, MeshEvent, StreamHandler};

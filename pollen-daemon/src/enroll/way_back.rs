@@ -13,8 +13,8 @@ use pollen_common::node::Write;
 use serde::{Deserialize, Serialize};
 
 use super::{EnrollError, is_member, read_cluster};
+use crate::clock::unix_now;
 use crate::config::{self, Settings};
-use crate::driver::clock::unix_now;
 use crate::keys;
 use crate::services::ServicesConfig;
 use crate::store::{self, Change, OpenError, Store};

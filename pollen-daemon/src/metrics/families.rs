@@ -7,10 +7,12 @@ use pollen_common::views::{Liveness, Protocol, View};
 use prometheus::core::{AtomicF64, AtomicU64, GenericCounterVec, GenericGaugeVec};
 use prometheus::{Opts, Registry, TextEncoder};
 
-use crate::control::handle::{self, Daemon, Numbers, PeerNumbers};
-use crate::control::refused::{Tallies, Tally};
 use crate::datapath;
+use crate::handle;
+use crate::handle::Daemon;
+use crate::http::refused::{Tallies, Tally};
 use crate::status::{Code, Health, label};
+use crate::status::{Numbers, PeerNumbers};
 
 /// Peers with series of their own; `pln_peers_unlisted` counts the others. A Prometheus server is glad of it.
 pub(super) const PEERS_LISTED_MAX: usize = 256;

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::families;
-use crate::control::fake::Fake;
-use crate::control::refused::{Refused, Tallies};
+use crate::handle::fake::Fake;
+use crate::http::refused::{Refused, Tallies};
 use crate::services;
 use crate::status::Code;
 use crate::transport::DropReason;

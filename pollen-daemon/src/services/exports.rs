@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use super::server::Server;
 use super::tally::Tally;
-use crate::control::handle::ServiceRef;
+use crate::services::ServiceRef;
 
 /// Ports that one node serves. Far more than a machine has servers; each is a replicated entry as well.
 pub const EXPORTS_MAX: usize = 1024;

@@ -20,7 +20,7 @@ use super::dial::{self, Client, Local, NoProvider, Opened, Way};
 use super::live::{Owner, Slot};
 use super::tally::Tally;
 use super::{Shared, clients, pump, session};
-use crate::control::handle::{Listener, ServiceRef};
+use crate::services::{Listener, ServiceRef};
 
 /// Local listeners of one node: each holds two sockets.
 pub const IMPORTS_MAX: usize = 1024;

@@ -5,8 +5,8 @@ use pollen_common::node::{Refusal, RefusalKind};
 use pollen_common::views::{Name, Protocol, View};
 use pollen_common::wire::streams::service::Target;
 
-use crate::control::handle::ServiceRef;
 use crate::nearest::nearest;
+use crate::services::ServiceRef;
 
 /// What a `connect` asks for, found in a view.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::seeds::{SeedDetail, inspect as seed};
 use super::{NodeRef, NodeRow, Reading, RefusedRow, ServiceRow, named_row, node_ref, node_row};
-use crate::control::api::ProtocolName;
+use crate::status::ProtocolName;
 
 /// `GET /v1/inspect/{target}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

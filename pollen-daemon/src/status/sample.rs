@@ -13,11 +13,12 @@ use pollen_common::views::{
     Capacity, Conflict, Liveness, NodeInfo, Protocol, Provider, RefusedEntry, SeedInfo, SeedVersion, ServiceInfo, View,
 };
 
-use crate::control::handle::{
-    About, CallNumbers, ContentNumbers, EngineNumbers, EngineStanding, HeldModule, Histogram, Listener, Numbers,
-    PeerNumbers, SeedNumbers, ServiceNumbers, ServiceRef, SocketNumbers,
-};
 use crate::datapath::{Rung, Standing};
+use crate::services::{Listener, ServiceNumbers, ServiceRef};
+use crate::status::{
+    About, ContentNumbers, EngineNumbers, EngineStanding, HeldModule, Numbers, PeerNumbers, SeedNumbers, SocketNumbers,
+};
+use crate::workload::{CallNumbers, Histogram};
 
 /// 2026-11-23 02:24:01Z.
 pub(crate) const NOW: UnixMs = UnixMs(1_795_400_641_000);

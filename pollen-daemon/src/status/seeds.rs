@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::inspect::{Inspected, LostClaim};
 use super::{NodeRef, Reading, node_ref};
-use crate::control::handle::{EngineNumbers, HeldModule, SeedNumbers};
+use crate::status::{EngineNumbers, HeldModule, SeedNumbers};
 
 /// A seed of the mesh.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,7 +12,7 @@ use super::inspect::{Inspected, NodeDetail, ServiceDetail};
 use super::plain::plain;
 use super::when::{Moment, show_bytes, show_rtt};
 use super::{Condition, Datapath, HealthState, NodeRef, NodeRow, NodeState, PathRow, ServiceRow, Status};
-use crate::control::api::{Connection, ProtocolName, TierName};
+use crate::status::{Connection, ProtocolName, TierName};
 use pollen_common::time::UnixMs;
 
 /// Which tables.

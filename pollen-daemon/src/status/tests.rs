@@ -7,8 +7,8 @@ use pollen_common::views::{Inability, SeedVersion, VersionId};
 use std::sync::Arc;
 
 use super::*;
-use crate::control::handle::{About, Numbers};
 use crate::services::Export;
+use crate::status::{About, Numbers};
 use crate::store::health::{Cause, DiskHealth, Refusing};
 use pollen_common::views::Protocol;
 

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::health::{Cause, DiskHealth, Refusing};
 use super::{Change, Store, StoreError};
-use crate::driver::clock::unix_now;
+use crate::clock::unix_now;
 
 /// Changes joined in one transaction: past this a commit's own work outweighs the sync that is saved.
 const GROUP_CHANGES_MAX: usize = 256;

@@ -6,8 +6,6 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::daemon::LEAVE_MAX;
-
 /// What systemd calls the service.
 pub const NAME: &str = "pln.service";
 /// The user that it runs as, and the group whose members may operate it.
@@ -18,7 +16,6 @@ pub const STATE: &str = "pln";
 /// How long a stop may take before systemd kills: above all that the daemon itself waits for, which is 30 s until other
 /// hosts have taken over its seeds, 30 s for calls that run, and a few for words to others and goodbyes.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(75);
-const _: () = assert!(LEAVE_MAX.as_secs() < STOP_TIMEOUT.as_secs(), "a stop that takes its time would be killed");
 /// How long a start may take: reading the state of a large cluster from a slow disk.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// The pause before a daemon that failed is started again: one that fails each time costs a few percent of a core, for

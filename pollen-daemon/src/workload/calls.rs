@@ -16,9 +16,9 @@ use quinn::{RecvStream, SendStream};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::control::handle::{CallAnswer, CallFailure, CallNumbers, CallRequest, SeedRef};
 use crate::services::{Reach, Services};
 use crate::standing::Standing;
+use crate::workload::{CallAnswer, CallFailure, CallNumbers, CallRequest, SeedRef};
 use crate::workload::{CallError, Caller, Invocation, World};
 
 mod admission;

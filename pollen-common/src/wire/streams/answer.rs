@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use super::opening::{encoded, put, whole};
 use crate::identity::Digest;
-use crate::views::VersionId;
+use crate::names::VersionId;
 
 /// The longest part between status and output.
 pub const REMARK_BYTES_MAX: usize = 4096;

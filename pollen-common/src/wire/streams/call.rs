@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use super::StreamKind;
 use super::opening::{OpeningError, encoded, of_version, put};
 use crate::identity::{Digest, NodeKey};
-use crate::views::{Name, VersionId};
+use crate::names::{Name, VersionId};
 
 /// The only version of the header so far.
 pub const VERSION: u32 = 1;

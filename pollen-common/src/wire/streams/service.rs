@@ -8,7 +8,7 @@ use core::fmt;
 use super::StreamKind;
 use super::opening::{OpeningError, encoded, of_version, put};
 use super::varint;
-use crate::views::{Name, Protocol};
+use crate::names::{Name, Protocol};
 
 /// The first byte of a QUIC datagram that carries a UDP payload.
 pub const DATAGRAM_UDP: u8 = 2;

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use crate::control::failure::{Code, Failure};
+use crate::http::failure::{Code, Failure};
 
 /// What `pln serve` may be given.
 #[derive(Clone, Debug, PartialEq, Eq)]

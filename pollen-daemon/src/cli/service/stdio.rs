@@ -4,8 +4,9 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
-use crate::control::api::{Connected, ProtocolName};
-use crate::control::failure::{Code, Failure};
+use crate::control::api::Connected;
+use crate::http::failure::{Code, Failure};
+use crate::status::ProtocolName;
 
 const BUFFER_BYTES: usize = 64 * 1024;
 

@@ -4,8 +4,8 @@
 use pollen_common::views::View;
 use serde::{Deserialize, Serialize};
 
-use crate::control::failure::Failure;
-use crate::control::handle::{SeedProgress, Seeded, Unseeded};
+use crate::handle::{SeedProgress, Seeded, Unseeded};
+use crate::http::failure::Failure;
 use crate::status::{NodeRef, node_ref};
 
 /// One line of the answer of `POST /v1/seeds`: any number of steps, then how it ended.

@@ -7,9 +7,11 @@ use pollen_common::node::{Node, NodeConfig};
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::control::handle::{SeedRef, SeedStage};
-use crate::driver::{Clock, Driver, Parts, views_of};
+use crate::clock::Clock;
+use crate::driver::{Driver, Parts, views_of};
+use crate::handle::SeedStage;
 use crate::transport::MeshConfig;
+use crate::workload::SeedRef;
 use crate::workload::replicas::{REPORTS_WAITING_MAX, StartError};
 use crate::{enroll, keys, store};
 
@@ -209,7 +211,9 @@ async fn the_memory_of_seeds_is_changed_where_the_mesh_reads_it_and_never_beyond
     let node = hosting(temp.path()).await;
     let offered = || node.view().nodes[&node.view().me].capacity.expect("it offers something").memory_mib;
     let usual = offered();
-    let set = async |seed_memory_mib| node.put_in_force(handle::Settings { seed_memory_mib, ..node.settings() }).await;
+    let set = async |seed_memory_mib| {
+        node.put_in_force(crate::config::LiveSettings { seed_memory_mib, ..node.settings() }).await
+    };
     set(Some(64)).await.expect("every machine has as much");
     assert_eq!(offered(), 64);
     let refused = set(Some(u32::MAX)).await.expect_err("no machine has as much");

@@ -8,7 +8,8 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Metric, MetricFamily, MetricType};
 
 use super::{Result, Scrape, as_u64, slices};
-use crate::control::handle::{CallNumbers, ContentNumbers, EngineNumbers, Histogram, SeedNumbers};
+use crate::status::{ContentNumbers, EngineNumbers, SeedNumbers};
+use crate::workload::{CallNumbers, Histogram};
 
 pub(super) fn seeds(scrape: &Scrape, view: &View, numbers: &SeedNumbers) -> Result {
     scrape.gauge("pln_seeds", "Seeds of the cluster.", &[], &[(&[], as_u64(view.seeds.len()))])?;

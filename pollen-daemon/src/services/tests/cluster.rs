@@ -12,8 +12,8 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
 use super::view::ViewBuilder;
-use crate::control::handle::{Connect, Serve, ServiceRef};
 use crate::services::idle::IdleLimits;
+use crate::services::{Connect, Serve, ServiceRef};
 use crate::services::{Services, ServicesConfig};
 use crate::transport::{Mesh, MeshConfig};
 

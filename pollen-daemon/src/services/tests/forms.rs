@@ -7,8 +7,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 use super::cluster::{Cluster, SOON, expect_reset_at};
-use crate::control::handle::{Connect, ServiceRef};
 use crate::services::ConnectError;
+use crate::services::{Connect, ServiceRef};
 
 fn named(name: &str) -> ServiceRef {
     ServiceRef::Name(name.parse().expect("a name"))
@@ -199,7 +199,7 @@ async fn servers_at_other_addresses_and_unix_sockets_are_reached() {
         ("udp", Protocol::Udp, 3, udp_at.to_string()),
     ] {
         let (name, server) = (Some(name.parse().expect("a name")), server.parse().expect("a server"));
-        let request = crate::control::handle::Serve { port, name, protocol, shared: false, server };
+        let request = crate::services::Serve { port, name, protocol, shared: false, server };
         cluster.0[0].services.serve(request).expect("room");
     }
     cluster.publish(|view| {

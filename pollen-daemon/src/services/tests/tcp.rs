@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::cluster::{Cluster, SOON, expect_reset, expect_reset_at};
 use super::view::ViewBuilder;
-use crate::control::handle::{Connect, Disconnect, ServiceRef};
+use crate::services::{Connect, Disconnect, ServiceRef};
 use crate::services::{Services, ServicesConfig};
 
 /// A server that gives each connection to `serve`. Returns its port.

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::cluster::{Cluster, SOON, expect_reset, expect_reset_at};
-use crate::control::handle::ServiceRef;
+use crate::services::ServiceRef;
 
 /// A server that echoes. Returns its port.
 async fn echo() -> u16 {

@@ -21,9 +21,9 @@ use super::failure::Failure;
 use super::run::{self, Done};
 use super::target::Resolved;
 use super::{Ask, Shared, name_of};
-use crate::control::handle::{CallAnswer, SeedRef};
 use crate::services::choose::{self, Candidate, Choice};
 use crate::workload::BODY_BYTES_MAX;
+use crate::workload::{CallAnswer, SeedRef};
 
 /// Hosts looked at for one call: more cannot make the better of two better, and a seed may be everywhere.
 const CANDIDATES_MAX: usize = 16;

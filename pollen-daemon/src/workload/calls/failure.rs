@@ -6,8 +6,8 @@ use pollen_common::node::RefusalKind;
 use pollen_common::wire::streams::answer::{Remark, Status};
 use pollen_common::wire::streams::call::{CALL_DEPTH_MAX, FUNCTION_BYTES_MAX, HOPS_MAX};
 
-use crate::control::handle::{CallFailure, SeedRef};
 use crate::workload::{BODY_BYTES_MAX, CallError};
+use crate::workload::{CallFailure, SeedRef};
 
 /// A call that gave no output.
 #[derive(Clone, Debug, PartialEq, Eq)]

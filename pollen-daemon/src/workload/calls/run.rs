@@ -17,7 +17,7 @@ use super::tail::{self, TailCall};
 use super::target;
 use super::world::GuestWorld;
 use super::{Ask, GUEST_RETRIES, Instance, Shared};
-use crate::control::handle::SeedRef;
+use crate::workload::SeedRef;
 use crate::workload::{CallError, Invocation};
 use bytes::Bytes;
 

@@ -22,7 +22,7 @@ use super::peers::PULSE_EVERY;
 use super::run::{self, Done};
 use super::wire::{self, Broken, CODE_TOO_SLOW, Incoming, PATIENCE, patience};
 use super::{Ask, DEADLINE_MAX, GUEST_RETRIES, Shared, caller};
-use crate::control::handle::SeedRef;
+use crate::workload::SeedRef;
 use crate::workload::{BODY_BYTES_MAX, Caller};
 
 /// Counts a call of another until it is answered.

@@ -9,8 +9,8 @@ use pollen_common::identity::NodeKey;
 use pollen_common::views::Name;
 use tokio::time::Instant;
 
-use crate::control::handle::{CallNumbers, Histogram};
 use crate::services::choose::Reason;
+use crate::workload::{CallNumbers, Histogram};
 
 /// Upper bounds of the histogram, in microseconds: from an empty call in memory to the default time limit and beyond.
 const BOUNDS_US: [u64; 18] = [

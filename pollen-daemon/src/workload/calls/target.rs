@@ -10,7 +10,7 @@ use pollen_common::identity::{Digest, NodeKey};
 use pollen_common::views::{Name, SeedInfo, SeedVersion, VersionId, View};
 use pollen_common::wire::streams::call::FUNCTION_BYTES_MAX;
 
-use crate::control::handle::SeedRef;
+use crate::workload::SeedRef;
 
 /// What a target means in a view.
 #[derive(Clone, Debug, PartialEq, Eq)]

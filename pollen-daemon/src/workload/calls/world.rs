@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::tail::{self, TailCall};
 use super::target::Uri;
 use super::{Ask, GUEST_RETRIES, Shared, dispatch};
-use crate::control::handle::SeedRef;
+use crate::workload::SeedRef;
 use crate::workload::{BODY_BYTES_MAX, Caller, Invocation, LogLevel, World};
 
 /// Lines that a seed may log at once after a pause.

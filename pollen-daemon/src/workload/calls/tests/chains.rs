@@ -9,10 +9,10 @@ use tokio::net::TcpListener;
 
 use super::cluster::{Cluster, Given, echo, relay, request};
 use super::{seed_version, with_seed};
-use crate::control::handle::{CallRequest, SeedRef};
 use crate::services::tests::view::ViewBuilder;
 use crate::workload::CallError;
 use crate::workload::calls::Limits;
+use crate::workload::{CallRequest, SeedRef};
 
 /// Seeds `s0`, `s1`... by turns on the first two nodes.
 fn spread(view: ViewBuilder, hosts: [NodeKey; 2], count: u8) -> ViewBuilder {

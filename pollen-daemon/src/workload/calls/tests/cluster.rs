@@ -14,11 +14,12 @@ use pollen_common::views::{Protocol, SeedVersion, VersionId, View};
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::{mpsc, watch};
 
-use crate::control::handle::{CallAnswer, CallFailure, CallRequest, SeedRef, Serve};
+use crate::services::Serve;
 use crate::services::tests::view::ViewBuilder;
 use crate::services::{Services, ServicesConfig};
 use crate::transport::{Mesh, MeshConfig, StreamHandler};
 use crate::workload::calls::{Calls, Host, Instance, Limits};
+use crate::workload::{CallAnswer, CallFailure, CallRequest, SeedRef};
 use crate::workload::{CallError, Invocation, World};
 
 /// Longer than anything here takes; a test that reaches it has failed.

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::cluster::{Cluster, SOON, echo, hang, request};
 use super::{seed_version, with_seed};
-use crate::control::handle::{CallAnswer, CallFailure};
+use crate::workload::{CallAnswer, CallFailure};
 
 type Called = JoinHandle<Result<CallAnswer, CallFailure>>;
 

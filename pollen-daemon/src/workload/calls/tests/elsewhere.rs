@@ -6,7 +6,7 @@ use pollen_common::node::RefusalKind;
 
 use super::cluster::{Cluster, echo, hang, request};
 use super::{seed_version, with_seed};
-use crate::control::handle::CallRequest;
+use crate::workload::CallRequest;
 use crate::workload::calls::Limits;
 
 fn one_at_a_time() -> Limits {

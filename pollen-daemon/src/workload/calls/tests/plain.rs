@@ -8,8 +8,8 @@ use pollen_common::node::RefusalKind;
 
 use super::cluster::{Cluster, echo, hang, request};
 use super::{seed_version, with_seed};
-use crate::control::handle::{CallRequest, SeedRef};
 use crate::workload::{BODY_BYTES_MAX, CallError};
+use crate::workload::{CallRequest, SeedRef};
 
 #[tokio::test]
 async fn a_call_reaches_a_seed_that_another_node_hosts() {

@@ -7,7 +7,7 @@ use pollen_common::views::SeedVersion;
 
 use super::cluster::{Cluster, TestNode, request};
 use super::{seed_version, with_seed};
-use crate::control::handle::CallRequest;
+use crate::workload::CallRequest;
 use crate::workload::engine::{Engine, EngineConfig};
 
 /// `run` answers with its input; `ask` with what `pln://seed/echo/run` makes of its input; `spin` never ends.

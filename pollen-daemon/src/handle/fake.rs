@@ -10,11 +10,13 @@ use pollen_common::time::UnixMs;
 use pollen_common::views::{Name, SeedVersion, View};
 use tokio::sync::{broadcast, watch};
 
-use super::handle::{
-    About, Answer, CallAnswer, CallFailure, CallRequest, Connect, Daemon, Disconnect, EventRecord, HeldModule,
-    Listener, Numbers, SeedProgress, SeedRequest, SeedStage, Seeded, Serve, ServiceRef, Settings, Subject, Unseeded,
-};
+use crate::config::LiveSettings;
+use crate::events::EventRecord;
+use crate::handle::{Answer, Daemon, SeedProgress, SeedRequest, SeedStage, Seeded, Subject, Unseeded};
+use crate::services::{Connect, Disconnect, Listener, Serve, ServiceRef};
+use crate::status::{About, HeldModule, Numbers};
 use crate::status::{Troubles, sample};
+use crate::workload::{CallAnswer, CallFailure, CallRequest};
 
 pub(crate) struct Fake {
     dir: PathBuf,
@@ -34,7 +36,7 @@ pub(crate) struct Asked {
     pub(crate) seeded: Vec<SeedRequest>,
     pub(crate) unseeded: Vec<Name>,
     pub(crate) called: Vec<CallRequest>,
-    pub(crate) settings: Settings,
+    pub(crate) settings: LiveSettings,
     pub(crate) refuse_settings: bool,
     pub(crate) metrics_wait: Option<String>,
     pub(crate) shutdown: bool,
@@ -210,11 +212,11 @@ impl Daemon for Fake {
         (all[all.len().saturating_sub(lines)..].to_vec(), self.logs.subscribe())
     }
 
-    fn settings(&self) -> Settings {
+    fn settings(&self) -> LiveSettings {
         self.asked().settings.clone()
     }
 
-    fn apply(&self, settings: Settings) -> Answer<'_, ()> {
+    fn apply(&self, settings: LiveSettings) -> Answer<'_, ()> {
         Box::pin(async move {
             let mut asked = self.asked();
             if asked.refuse_settings {

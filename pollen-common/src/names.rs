@@ -1,8 +1,11 @@
-//! Names of services, nodes and everything else that people name: one syntax, parsed once at the edge.
+//! What things are called: names, whose one syntax is parsed once at the edge, versions of seeds, and what a service
+//! speaks. Plain words, that every room may use.
 
 use alloc::string::String;
 use core::fmt;
 use core::str::FromStr;
+
+use crate::identity::Digest;
 
 /// The longest name, in bytes: that of a DNS label.
 pub const NAME_BYTES_MAX: usize = 63;
@@ -52,6 +55,42 @@ impl Name {
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
+    }
+}
+
+/// A version of a seed: the digest of all that makes it behave as it does, its module and its limits. Two versions of
+/// one module with different limits are two versions.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct VersionId(pub Digest);
+
+impl fmt::Debug for VersionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for VersionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a service speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    pub const BOTH: [Self; 2] = [Self::Tcp, Self::Udp];
+
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Tcp => Self::Udp,
+            Self::Udp => Self::Tcp,
+        }
     }
 }
 

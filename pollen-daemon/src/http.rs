@@ -24,8 +24,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::refused::{Refused, Tally};
-use super::seat::{self, Socket};
+use refused::{Refused, Tally};
+use seat::Socket;
+
+pub mod failure;
+pub mod refused;
+pub mod seat;
 
 /// What a connection is read into, in bytes, unless a listener says otherwise: our heads take a few hundred.
 const BUFFER_BYTES: usize = 16 * 1024;

@@ -12,7 +12,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Handle;
 
 /// The first bytes that are looked at: a method, and a path as far as what it is about.
-pub(super) const LOOK_BYTES: usize = 96;
+pub(crate) const LOOK_BYTES: usize = 96;
 
 /// A connection that was accepted.
 pub trait Socket: AsyncRead + AsyncWrite + Unpin + Send + Sync + Sized + 'static {
