@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pollen_common::identity::NodeKey;
-use pollen_common::node::Refusal;
 use pollen_common::views::{Name, Protocol, View};
 use pollen_common::wire::streams::service::Target;
 use quinn::{Connection, RecvStream, SendStream};
