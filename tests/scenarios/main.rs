@@ -15,6 +15,7 @@ mod operate;
 mod partition;
 mod pauses;
 mod restart;
+mod rooms;
 mod seeds;
 mod services;
 mod stranger;
