@@ -24,6 +24,7 @@ use crate::time::{Instant, Now};
 use crate::views::View;
 use crate::wire::{Message, framed};
 
+mod authority;
 mod dial;
 mod due;
 mod enroll;

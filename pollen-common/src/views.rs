@@ -48,12 +48,30 @@ pub struct View {
     pub unnamed: Vec<Provider>,
     /// Entries that do not count, each with its reason.
     pub refused: Vec<RefusedEntry>,
+    /// Keys that were members and are none any more, but for those that fell with another.
+    pub fallen: BTreeMap<NodeKey, Fallen>,
     /// Digests that are equal on nodes that hold equal content: the roll, then the lanes facts, live, state.
     pub roots: [Digest; 4],
     /// Bytes of replicated entries that count toward quotas, over all authors and lanes.
     pub document_bytes: u64,
     /// How many entries that is, whether they count in this view or not.
     pub document_entries: u64,
+}
+
+/// Why a key that was a member is none any more. No issuer is the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallen {
+    Denied {
+        by: Option<NodeKey>,
+    },
+    /// Denied without blame.
+    Retired {
+        by: Option<NodeKey>,
+    },
+    /// Its membership ended by itself.
+    Expired {
+        since: UnixMs,
+    },
 }
 
 /// A member as the others see it.

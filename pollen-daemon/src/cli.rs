@@ -14,6 +14,7 @@ use crate::store::layout;
 use offline::Offline;
 use output::{Output, Terminal};
 
+mod authority;
 mod daemon;
 mod invite;
 mod look;
@@ -67,6 +68,10 @@ enum Command {
     Restart(daemon::Restart),
     Daemon(daemon::Daemon),
     Invite(invite::Invite),
+    Grant(authority::Grant),
+    Deny(authority::Deny),
+    Retire(authority::Retire),
+    Allow(authority::Allow),
     Id(node::Id),
     Seed(seed::Seed),
     Unseed(seed::Unseed),
@@ -132,6 +137,10 @@ fn execute(cli: Cli, output: &mut Output<'_, '_>, offline: &dyn Offline) -> Resu
         // Through its socket.
         Command::Down(command) => asking(command.run(&client, &dir, output)),
         Command::Invite(command) => command.run(&client, output),
+        Command::Grant(command) => asking(command.run(&client, output)),
+        Command::Deny(command) => asking(command.run(&client, output)),
+        Command::Retire(command) => asking(command.run(&client, output)),
+        Command::Allow(command) => asking(command.run(&client, output)),
         Command::Seed(command) => asking(command.run(&client, output)),
         Command::Unseed(command) => asking(command.run(&client, output)),
         Command::Call(command) => asking(command.run(&client, output)),

@@ -17,6 +17,7 @@ pub mod call;
 pub mod client;
 pub mod duration;
 pub mod invite;
+mod members;
 pub mod resolve;
 pub mod seeds;
 pub mod server;

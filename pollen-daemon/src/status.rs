@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use pollen_common::identity::NodeKey;
 use pollen_common::time::UnixMs;
-use pollen_common::views::{Liveness, NodeInfo, Provider, ServiceInfo, View};
+use pollen_common::views::{Fallen, Liveness, NodeInfo, Provider, ServiceInfo, View};
 use serde::{Deserialize, Serialize};
 
 use crate::datapath::Standing;
@@ -57,6 +57,9 @@ pub struct Status {
     pub me: Me,
     /// Every member, online or not; this node first, then by name and key.
     pub nodes: Vec<NodeRow>,
+    /// Keys that were members and are none any more, in their order.
+    #[serde(default)]
+    pub fallen: Vec<FallenRow>,
     /// Named services by name, then unnamed ones by provider and port.
     pub services: Vec<ServiceRow>,
     /// Seeds by name.
@@ -106,6 +109,18 @@ pub struct NodeRow {
     pub props: BTreeMap<String, String>,
     /// When its membership ends.
     pub expires_unix_ms: Option<u64>,
+}
+
+/// A key that was a member and is none any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FallenRow {
+    pub key: String,
+    /// `denied`; `retired`, which blames nobody; `expired`.
+    pub why: String,
+    /// Who denied or retired it; absent where that was the root.
+    pub by: Option<NodeRef>,
+    /// When its membership ended, if it expired.
+    pub since_unix_ms: Option<u64>,
 }
 
 /// Whether a node is reachable.
@@ -247,6 +262,7 @@ impl Status {
             health: Health::of(reading),
             me: me(reading),
             nodes: nodes(reading),
+            fallen: fallen(view),
             services: services(view, listeners),
             seeds: seeds::rows(view),
             engine: Engine::from(&numbers.seeds),
@@ -278,6 +294,19 @@ fn nodes(Reading { view, numbers, .. }: Reading<'_>) -> Vec<NodeRow> {
         view.nodes.values().map(|node| node_row(node, numbers.peers.iter().find(|p| p.peer == node.key))).collect();
     nodes.sort_by_cached_key(|row| (row.state != NodeState::Me, row.name.is_none(), row.name.clone(), row.key.clone()));
     nodes
+}
+
+fn fallen(view: &View) -> Vec<FallenRow> {
+    let row = |(key, fallen): (&NodeKey, &Fallen)| {
+        let (why, by, since) = match *fallen {
+            Fallen::Denied { by } => ("denied", by, None),
+            Fallen::Retired { by } => ("retired", by, None),
+            Fallen::Expired { since } => ("expired", None, Some(since.0)),
+        };
+        let by = by.map(|by| node_ref(view, by));
+        FallenRow { key: key.to_string(), why: why.into(), by, since_unix_ms: since }
+    };
+    view.fallen.iter().map(row).collect()
 }
 
 pub(crate) fn node_row(node: &NodeInfo, connection: Option<&PeerNumbers>) -> NodeRow {

@@ -1,6 +1,7 @@
 //! The scenarios that Pollen must pass, with real processes in the lab.
 
 mod admission;
+mod authority;
 mod booted;
 mod conditions;
 mod corpora;

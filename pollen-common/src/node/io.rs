@@ -1,6 +1,7 @@
 //! What goes into a node and comes out of it: inputs, outputs, local requests and their answers. Shapes alone; what
 //! they cause is decided beside this file. Invariant: everything is plain data, so that a run can be recorded.
 
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
@@ -8,7 +9,7 @@ use core::time::Duration;
 
 use crate::identity::{Digest, NodeKey};
 use crate::maps::records::Write;
-use crate::roll::Rights;
+use crate::roll::{Rights, Tier};
 use crate::time::UnixMs;
 use crate::views::{Capacity, Inability, Name, Protocol, SeedTerms, SeedVersion, VersionId};
 
@@ -114,6 +115,23 @@ pub enum Command {
     Invite {
         terms: InviteTerms,
     },
+    /// Replaces what a member may do, up as well as down. Idempotent.
+    Grant {
+        subject: NodeKey,
+        grant: Grant,
+    },
+    /// Puts a member out, with all that it admitted. Idempotent.
+    Deny {
+        subject: NodeKey,
+    },
+    /// The same without blame, for a machine that is gone for good. Idempotent.
+    Retire {
+        subject: NodeKey,
+    },
+    /// Lifts this node's own denial or retirement. Idempotent.
+    Allow {
+        subject: NodeKey,
+    },
     /// Statements signed elsewhere (by the root, in the CLI) to be merged into the roll.
     Submit {
         statements: Vec<Vec<u8>>,
@@ -149,6 +167,18 @@ pub enum Command {
     Drain,
     /// Say goodbye to all neighbours: they know at once. Answered when it has been sent.
     Leave,
+}
+
+/// What a grant changes; what is absent stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grant {
+    pub tier: Option<Tier>,
+    /// All of its properties.
+    pub props: Option<BTreeMap<String, String>>,
+    pub quota_kib: Option<u32>,
+    pub pool_kib: Option<u32>,
+    /// When the membership ends; `Some(None)`: it no longer does.
+    pub expires: Option<Option<UnixMs>>,
 }
 
 /// What an invite grants and to whom.

@@ -13,7 +13,7 @@ use super::persist::After;
 use super::{Command, LinkId, Node, Refusal, RefusalKind, Reply, RequestId};
 use crate::identity::NodeKey;
 use crate::maps::{Held, Lane, Sealed};
-use crate::roll::{Statement, Tier};
+use crate::roll::{Tier, Verdict};
 use crate::time::{Instant, Now};
 use crate::views::entries::Claim;
 use crate::views::{Name, Protocol, Target, entries};
@@ -66,6 +66,10 @@ impl Node {
             }
             Command::Unserve { name, protocol, port } => self.unserve(id, name.as_ref(), protocol, port, now),
             Command::Invite { terms } => self.invite(id, &terms, now),
+            Command::Grant { subject, grant } => self.grant(id, &subject, grant, now),
+            Command::Deny { subject } => self.put_out(id, &subject, Verdict::Denied, now),
+            Command::Retire { subject } => self.put_out(id, &subject, Verdict::Retired, now),
+            Command::Allow { subject } => self.allow(id, &subject, now),
             Command::Submit { statements } => self.submit(id, &statements, now),
             Command::PutState { key, value } => self.write(id, Lane::State, &key, Some(value), now),
             Command::DeleteState { key } => self.write(id, Lane::State, &key, None, now),
@@ -239,19 +243,6 @@ impl Node {
     pub(super) fn name_of(&self, key: &NodeKey) -> String {
         let name = self.view.nodes.get(key).and_then(|info| info.name.as_ref());
         name.map_or_else(|| key.short(), |name| format!("{name} ({})", key.short()))
-    }
-
-    fn submit(&mut self, id: RequestId, statements: &[Vec<u8>], now: Now) -> Result<(), Refusal> {
-        let decoded: Result<Vec<_>, _> =
-            statements.iter().map(|bytes| Statement::decode(bytes).map(Arc::new)).collect();
-        let decoded = decoded.map_err(|error| refusal(RefusalKind::Usage, error.to_string()))?;
-        let slots: Vec<_> = decoded.iter().map(|s| (s.slot(), s.digest())).collect();
-        self.merge(decoded, None, now);
-        if slots.iter().any(|(slot, digest)| self.roll.trie().digest_of(slot) != Some(*digest)) {
-            return Err(refusal(RefusalKind::Denied, "the roll does not accept that statement"));
-        }
-        self.persist(Vec::new(), alloc::vec![After::Reply(id, Ok(Reply::Done))]);
-        Ok(())
     }
 
     fn invite(&mut self, id: RequestId, terms: &super::InviteTerms, now: Now) -> Result<(), Refusal> {

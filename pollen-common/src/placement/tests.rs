@@ -52,6 +52,7 @@ fn view(nodes: impl IntoIterator<Item = NodeInfo>) -> View {
         retiring: BTreeMap::new(),
         unnamed: Vec::new(),
         refused: Vec::new(),
+        fallen: BTreeMap::new(),
         roots: [Digest::ZERO; 4],
         document_bytes: 0,
         document_entries: 0,

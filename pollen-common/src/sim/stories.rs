@@ -13,6 +13,7 @@ use crate::trie::Prefix;
 use crate::views::{Protocol, Target};
 use crate::wire::{Message, Versions};
 
+mod authority;
 mod seeds;
 
 fn online(world: &World, at: usize) -> usize {

@@ -6,10 +6,10 @@ use super::contest::Contest;
 use super::entries::{Claim, SeedClaim};
 use super::judge::Judged;
 use super::links::Alive;
-use super::{Name, NodeInfo, SeedInfo, ServiceInfo, VersionId, View};
+use super::{Fallen, Name, NodeInfo, SeedInfo, ServiceInfo, VersionId, View};
 use crate::identity::{Digest, NodeKey};
 use crate::maps::{Document, Lane};
-use crate::roll::{Roll, Standing};
+use crate::roll::{NotStanding, Roll, Standing, Verdict};
 use crate::time::UnixMs;
 
 impl View {
@@ -45,6 +45,7 @@ impl View {
             seeds: seeds.collect(),
             holders: holders(&judged, &alive),
             retiring: retiring(&judged, &alive),
+            fallen: fallen(roll, standing, now),
             roots: [roll.trie().root(), facts, live, state],
             document_bytes: document.size_bytes(),
             document_entries: Lane::ALL
@@ -56,6 +57,21 @@ impl View {
             refused: judged.refused.into_iter().map(|(_, entry)| entry).collect(),
         }
     }
+}
+
+fn fallen(roll: &Roll, standing: &Standing, now: UnixMs) -> BTreeMap<NodeKey, Fallen> {
+    let against = roll.statements().filter(|statement| {
+        let edge = statement.edge().filter(|edge| edge.invite.is_none());
+        edge.is_some_and(|edge| matches!(edge.verdict, Verdict::Denied | Verdict::Retired))
+    });
+    let named = against.map(|statement| statement.subject()).chain(standing.members().map(|member| member.key));
+    let fallen = named.filter_map(|subject| match standing.stands(&subject, now).err()? {
+        NotStanding::Denied { key, by } if key == subject => Some((key, Fallen::Denied { by })),
+        NotStanding::Retired { key, by } if key == subject => Some((key, Fallen::Retired { by })),
+        NotStanding::Expired { key, since } if key == subject => Some((key, Fallen::Expired { since })),
+        _ => None,
+    });
+    fallen.collect()
 }
 
 fn service(judged: &Judged<'_>, name: &Name, contest: &Contest<Claim>) -> ServiceInfo {

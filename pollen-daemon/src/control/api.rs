@@ -111,6 +111,35 @@ pub struct InviteBody {
     pub pool_kib: Option<u32>,
 }
 
+/// `POST /v1/members/{node}/grant`: what a member may do from now on; what is absent stays as it is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GrantBody {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier: Option<TierName>,
+    /// All of its properties.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub props: Option<BTreeMap<String, String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota_kib: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool_kib: Option<u32>,
+    /// How long the membership lasts from now, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expire_after_ms: Option<u64>,
+    /// The membership no longer ends by itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub never_expires: bool,
+}
+
+/// The answer of `POST /v1/members/{node}/…`: who was meant.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Judged {
+    pub ok: bool,
+    pub key: String,
+    pub name: Option<String>,
+}
+
 /// The answer of `POST /v1/invites`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Invited {

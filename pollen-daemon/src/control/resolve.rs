@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use pollen_common::identity::Digest;
+use pollen_common::identity::{Digest, NodeKey};
 use pollen_common::views::{Name, NodeInfo, View};
 
 use crate::handle::Subject;
@@ -56,6 +56,39 @@ fn named(view: &View, target: &str, may_be: impl Fn(&str) -> bool) -> Vec<Subjec
     let service = name.clone().filter(|name| may_be("service") && view.services.contains_key(name));
     let seed = name.filter(|name| may_be("seed") && view.seeds.contains_key(name));
     nodes.chain(service.map(Subject::Service)).chain(seed.map(Subject::Seed)).collect()
+}
+
+/// The member that `target` means.
+///
+/// # Errors
+/// `NotFound`, or `Ambiguous` with the candidates.
+pub fn member(view: &View, target: &str) -> Result<NodeKey, Failure> {
+    let bare = target.strip_prefix("node/").unwrap_or(target);
+    let mut found: Vec<&NodeInfo> = view.nodes.values().filter(|node| is_named(node, bare)).collect();
+    if found.is_empty() {
+        found.extend(nodes(view, bare));
+    }
+    let found = found.into_iter().map(|node| (node.key, show(node))).collect();
+    let names = view.nodes.values().filter_map(|node| node.name.as_ref());
+    one_of("node", target, found, &names.map(Name::as_str).collect::<Vec<_>>())
+}
+
+/// The member that `target` means, or a key that was a member, by a prefix of it; a whole key is itself, whoever has it.
+///
+/// # Errors
+/// `NotFound`, or `Ambiguous` with the candidates.
+pub fn member_or_key(view: &View, target: &str) -> Result<NodeKey, Failure> {
+    let failure = match member(view, target) {
+        Err(failure) if failure.code == Code::NotFound => failure,
+        found => return found,
+    };
+    if let Ok(key) = target.parse() {
+        return Ok(key);
+    }
+    let hex = target.to_ascii_lowercase();
+    let out = view.fallen.keys().filter(|key| !hex.is_empty() && key.to_string().starts_with(&hex));
+    let found: Vec<_> = out.map(|key| (*key, key.to_string())).collect();
+    if found.is_empty() { Err(failure) } else { one_of("node", target, found, &[]) }
 }
 
 /// What a question for reasons is about: what [`target`] finds, else a key or a name that does not count, or that this

@@ -24,7 +24,7 @@ use crate::control::api::{
     ConnectBody, Connected, Done, InviteBody, Invited, Reasons, ServeBody, Served, SettingBody, SettingsShown, Version,
 };
 use crate::control::settings::{self, Key};
-use crate::control::{invite, resolve, seeds, stream};
+use crate::control::{invite, members, resolve, seeds, stream};
 use crate::handle;
 use crate::handle::{Daemon, Subject};
 use crate::http::failure::{Code, Failure};
@@ -78,6 +78,10 @@ impl Api {
             .route("/v1/connections", post(connect))
             .route("/v1/connections/{service}", delete(disconnect))
             .route("/v1/invites", post(invite))
+            .route("/v1/members/{node}/grant", post(members::grant))
+            .route("/v1/members/{node}/deny", post(members::deny))
+            .route("/v1/members/{node}/retire", post(members::retire))
+            .route("/v1/members/{node}/allow", post(members::allow))
             .route("/v1/settings", get(show_settings))
             .route("/v1/settings/{key}", put(set).delete(unset))
             .route("/v1/version", get(version))
@@ -335,7 +339,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
 }
 
 /// A JSON body, whatever the content type says: people type `curl -d`.
-struct JsonBody<T>(T);
+pub(super) struct JsonBody<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     type Rejection = Response;

@@ -10,7 +10,8 @@ use pollen_common::node::EventKind;
 use pollen_common::roll::{Member, Rights, Tier};
 use pollen_common::time::UnixMs;
 use pollen_common::views::{
-    Capacity, Conflict, Liveness, NodeInfo, Protocol, Provider, RefusedEntry, SeedInfo, SeedVersion, ServiceInfo, View,
+    Capacity, Conflict, Fallen, Liveness, NodeInfo, Protocol, Provider, RefusedEntry, SeedInfo, SeedVersion,
+    ServiceInfo, View,
 };
 
 use crate::datapath::{Rung, Standing};
@@ -116,6 +117,7 @@ pub(crate) fn view() -> View {
             key: "service/api".into(),
             reason: "cork is a leaf; publishing takes a publisher".into(),
         }],
+        fallen: [(key(9), Fallen::Denied { by: Some(key(1)) })].into(),
         roots: [1, 2, 3, 4].map(|byte| Digest([byte; 32])),
         document_bytes: 1234,
         document_entries: 12,

@@ -11,7 +11,7 @@ mod seeds;
 use super::inspect::{Inspected, NodeDetail, ServiceDetail};
 use super::plain::plain;
 use super::when::{Moment, show_bytes, show_rtt};
-use super::{Condition, Datapath, HealthState, NodeRef, NodeRow, NodeState, PathRow, ServiceRow, Status};
+use super::{Condition, Datapath, FallenRow, HealthState, NodeRef, NodeRow, NodeState, PathRow, ServiceRow, Status};
 use crate::status::{Connection, ProtocolName, TierName};
 use pollen_common::time::UnixMs;
 
@@ -114,6 +114,11 @@ fn nodes(out: &mut String, status: &Status, layout: Layout) {
     table(out, "NODES", &header, rows);
     if hidden > 0 {
         push_line(out, &format!("{hidden} offline, shown by --include-offline"));
+    }
+    for FallenRow { key, why, by, since_unix_ms } in status.fallen.iter().filter(|_| layout.include_offline) {
+        let by = by.as_ref().map_or_else(|| "the root".into(), show_ref);
+        let how = since_unix_ms.map_or_else(|| format!("by {by}"), |at| format!("{}", Moment(UnixMs(at))));
+        push_line(out, &format!("{why} {how}: {}", if layout.wide { key } else { short(key) }));
     }
 }
 

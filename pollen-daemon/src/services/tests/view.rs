@@ -21,6 +21,7 @@ impl ViewBuilder {
             holders: BTreeMap::new(),
             retiring: BTreeMap::new(),
             services: BTreeMap::new(),
+            fallen: [].into(),
             unnamed: Vec::new(),
             refused: Vec::new(),
             roots: [Digest::ZERO; 4],
