@@ -16,6 +16,8 @@ pub mod packet;
 pub mod verdict;
 
 #[cfg(feature = "core")]
+pub mod circuit;
+#[cfg(feature = "core")]
 pub mod hash;
 #[cfg(feature = "core")]
 pub mod identity;

@@ -10,8 +10,6 @@ use crate::identity::{NodeKey, SecretKey, Signature, Verify};
 
 /// The first byte of a UDP payload that is a probe. QUIC's fixed bit (0x40) is clear in it.
 pub const FIRST_BYTE: u8 = 0x02;
-/// The first byte of a circuit frame.
-pub const CIRCUIT_FIRST_BYTE: u8 = 0x01;
 /// The bit that every QUIC packet of ours has set in its first byte.
 pub const QUIC_FIXED_BIT: u8 = 0x40;
 /// The longest probe, a `Bind`.

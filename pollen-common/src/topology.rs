@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use crate::hash::{Context, digest};
 use crate::identity::NodeKey;
+use crate::views::View;
 
 /// Up to this many nodes everybody links with everybody: a death is then seen directly by all, at about 200 bytes a
 /// second and pair.
@@ -28,6 +29,20 @@ pub fn neighbours(me: &NodeKey, standing: &[NodeKey]) -> BTreeSet<NodeKey> {
     let mut by_hash: Vec<_> = others.iter().map(|key| (digest(Context::Path, &[&me.0, &key.0]), *key)).collect();
     by_hash.sort_unstable();
     after.copied().chain(by_hash.into_iter().take(LONG).map(|(_, key)| key)).collect()
+}
+
+/// Who could pass packets between `me` and `peer`: members that are neighbours of both, by their own word or by the other
+/// end's. `peer` itself need not be online: it may be cut off from us alone.
+#[must_use]
+pub fn relays(view: &View, peer: &NodeKey) -> Vec<NodeKey> {
+    let linked = |a: &NodeKey, b: &NodeKey| {
+        let says = |from: &NodeKey, to: &NodeKey| view.nodes.get(from).is_some_and(|node| node.links.contains(to));
+        says(a, b) || says(b, a)
+    };
+    let others = view.nodes.values().filter(|node| node.key != view.me && node.key != *peer);
+    let between =
+        others.filter(|node| node.liveness.is_online() && linked(&node.key, &view.me) && linked(&node.key, peer));
+    between.map(|node| node.key).collect()
 }
 
 #[cfg(test)]

@@ -38,6 +38,8 @@ pub struct LiveSettings {
     pub seed_memory_mib: Option<u32>,
     /// How long what is open with a silent peer waits, in seconds; the core's own where absent.
     pub stream_patience_s: Option<u32>,
+    /// Whether packets of others are passed on; they are where absent.
+    pub relay: Option<bool>,
 }
 
 /// A listening address as people write it: `:9090` for every interface.
@@ -68,6 +70,8 @@ pub struct Settings {
     pub seed_memory_mib: Option<u32>,
     /// How long what is open with a silent peer waits, in seconds.
     pub stream_patience_s: Option<u32>,
+    /// Whether packets of others are passed on; they are otherwise.
+    pub relay: Option<bool>,
 }
 
 /// What `pln up` was told; each overrides its setting and is remembered.
@@ -119,6 +123,12 @@ impl Settings {
         self.stream_patience_s.map_or(PATIENCE_DEFAULT, |seconds| Duration::from_secs(seconds.into()))
     }
 
+    /// Whether this node passes packets on for others.
+    #[must_use]
+    pub fn relays(&self) -> bool {
+        self.relay.unwrap_or(true)
+    }
+
     /// What can be changed while the daemon runs.
     #[must_use]
     pub fn live(&self) -> LiveSettings {
@@ -128,6 +138,7 @@ impl Settings {
             log_level: self.log_level.clone(),
             seed_memory_mib: self.seed_memory_mib,
             stream_patience_s: self.stream_patience_s,
+            relay: self.relay,
         }
     }
 }

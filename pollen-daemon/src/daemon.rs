@@ -204,12 +204,13 @@ async fn start(prepared: Prepared) -> Result<Up, RunError> {
     let content = Content::open(&dir, views.clone()).map_err(system("opening the content store"))?;
     let machine = Machine::of_node(&dir, &secret);
     machine.give(settings.seed_memory_mib);
-    let calls = Calls::new(views, services.clone(), machine.limits());
+    let calls = Calls::new(views.clone(), services.clone(), machine.limits());
     let (happens, mesh_events) = mpsc::channel(MESH_EVENTS_WAITING_MAX);
     let port = settings.port.unwrap_or(config::PORT_DEFAULT);
-    let streams = Streams { services: services.clone(), content: content.clone(), calls: calls.clone() };
+    let streams = Streams { services: services.clone(), content: content.clone(), calls: calls.clone(), view: views };
     let mesh = Mesh::start(MeshConfig::new(secret, port), happens, Arc::new(streams));
     let mesh = mesh.map_err(|source| RunError::Mesh { port, source })?;
+    mesh.set_relay(settings.relays());
     services.start(Arc::new(mesh.clone()), mesh.runtime().clone(), &services_config);
     content.start(mesh.clone());
     let hosted = Hosted::default();

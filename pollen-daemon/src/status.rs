@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::datapath::Standing;
 use crate::services::Listener;
+use crate::transport::CircuitNumbers;
 
 pub mod condition;
 pub mod health;
@@ -70,6 +71,8 @@ pub struct Status {
     pub connections: Vec<Connection>,
     pub document: Document,
     pub datapath: Datapath,
+    #[serde(default)]
+    pub circuits: Circuits,
     pub socket: Socket,
 }
 
@@ -146,8 +149,11 @@ impl From<&Liveness> for NodeState {
 /// A connection with a peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PathRow {
-    /// How packets travel at present: `direct`.
+    /// How packets travel at present: `direct`, or `relayed` by another node.
     pub kind: String,
+    /// The key of the node that passes them on, where one does.
+    #[serde(default)]
+    pub via: Option<String>,
     pub remote: Option<SocketAddr>,
     /// Smoothed round-trip time, in microseconds.
     pub rtt_us: u64,
@@ -161,6 +167,7 @@ impl From<&PeerNumbers> for PathRow {
     fn from(peer: &PeerNumbers) -> Self {
         Self {
             kind: peer.path.clone(),
+            via: peer.via.map(|via| via.to_string()),
             remote: peer.remote,
             rtt_us: u64::try_from(peer.rtt.as_micros()).unwrap_or(u64::MAX),
             bytes_in: peer.bytes_in,
@@ -244,6 +251,27 @@ impl From<&SocketNumbers> for Socket {
     }
 }
 
+/// Packets of nodes that cannot reach each other, passed on by a third.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Circuits {
+    /// Whether this node passes any on (`pln set relay`).
+    pub relays: bool,
+    /// Circuits by which it reaches others, or is reached.
+    pub ends: usize,
+    /// Circuits of others that pass through it.
+    pub hops: usize,
+    /// Frames passed on for others since the start.
+    pub frames: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl From<CircuitNumbers> for Circuits {
+    fn from(CircuitNumbers { relays, ends, hops, frames, bytes }: CircuitNumbers) -> Self {
+        Self { relays, ends, hops, frames, bytes }
+    }
+}
+
 /// How packets are moved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Datapath {
@@ -268,6 +296,7 @@ impl Status {
             engine: Engine::from(&numbers.seeds),
             connections: listeners.iter().map(Connection::from).collect(),
             document: document(view),
+            circuits: Circuits::from(numbers.circuits),
             socket: Socket::from(&numbers.socket),
             datapath: Datapath { rung: datapath.rung.label().into(), why_not_higher: datapath.why_not_higher.clone() },
         }

@@ -2,6 +2,7 @@
 //! keys and addresses, not who may do what: the driver and the services judge that.
 //! Invariant: at most one link with a peer at a time; its events come in order, from `LinkUp` to `LinkDown`.
 
+mod circuits;
 mod congestion;
 mod dial;
 mod drops;
@@ -30,10 +31,12 @@ use quinn::VarInt;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, watch};
 
+pub use self::circuits::CircuitNumbers;
 pub use self::dial::DialError;
 pub use self::drops::{DropReason, Drops};
 pub use self::snapshot::{MeshSnapshot, PathKind, PeerSnapshot};
 
+use self::circuits::Circuits;
 use self::dial::Dials;
 use self::links::Links;
 use self::path::PathSocket;
@@ -140,6 +143,12 @@ pub trait StreamHandler: Send + Sync + 'static {
         let _ = peer;
         true
     }
+
+    /// Who could pass packets on to `peer`, to whom none can be sent.
+    fn relays(&self, peer: &NodeKey) -> Vec<NodeKey> {
+        let _ = peer;
+        Vec::new()
+    }
 }
 
 /// Opens a stream and says its kind.
@@ -184,6 +193,7 @@ struct Inner {
     endpoint: quinn::Endpoint,
     links: Links,
     dials: Dials,
+    circuits: Circuits,
     drops: Arc<Drops>,
     events: mpsc::Sender<MeshEvent>,
     handler: Arc<dyn StreamHandler>,
@@ -249,6 +259,7 @@ impl Mesh {
             endpoint,
             links: Links::new(key, config.strangers_max),
             dials: Dials::default(),
+            circuits: Circuits::default(),
             drops,
             events,
             handler,
@@ -314,6 +325,11 @@ impl Mesh {
         if let Some(link) = self.0.links.link(link) {
             link.answers();
         }
+    }
+
+    /// Whether this node passes packets on for others; it does until told.
+    pub fn set_relay(&self, relays: bool) {
+        self.0.circuits.set_relay(relays);
     }
 
     /// Sends what waits, then closes, telling the peer `reason`. `LinkDown` follows, within two seconds.

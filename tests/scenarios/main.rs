@@ -3,6 +3,7 @@
 mod admission;
 mod authority;
 mod booted;
+mod circuits;
 mod conditions;
 mod corpora;
 mod death;

@@ -5,6 +5,7 @@
 
 pub mod answer;
 pub mod call;
+pub mod circuit;
 pub mod content;
 pub mod credit;
 mod denial;
@@ -34,13 +35,15 @@ pub enum StreamKind {
     Call = 5,
     /// How much of each service's stream will be taken.
     Credit = 6,
+    /// A circuit, for as long as the stream is open; the transport's own.
+    Circuit = 7,
 }
 
 impl StreamKind {
     /// From a stream's first byte.
     #[must_use]
     pub fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Link, Self::Tcp, Self::Udp, Self::Content, Self::Call, Self::Credit]
+        [Self::Link, Self::Tcp, Self::Udp, Self::Content, Self::Call, Self::Credit, Self::Circuit]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }

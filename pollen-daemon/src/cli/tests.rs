@@ -379,7 +379,7 @@ fn settings_are_shown_and_changed() {
     let daemon = Daemon::start();
     assert_eq!(
         daemon.pln(&["set"]).out,
-        "name             (default)\nhttp             (default)\nlog-level        (default)\nseed-memory      (default)\nstream-patience  (default)\n"
+        "name             (default)\nhttp             (default)\nlog-level        (default)\nseed-memory      (default)\nstream-patience  (default)\nrelay            (default)\n"
     );
     assert_eq!(daemon.pln(&["set", "log-level", "debug"]).out, "log-level        debug\n");
     assert_eq!(daemon.pln(&["set", "log-level", "--json"]).json()["log-level"], "debug");

@@ -168,6 +168,9 @@ pub struct SettingsShown {
     /// How long what is open with a silent peer waits.
     #[serde(rename = "stream-patience", default)]
     pub stream_patience: Option<String>,
+    /// Whether packets of others are passed on: `on`, `off`.
+    #[serde(default)]
+    pub relay: Option<String>,
 }
 
 impl From<&LiveSettings> for SettingsShown {
@@ -178,6 +181,7 @@ impl From<&LiveSettings> for SettingsShown {
             log_level: settings.log_level.clone(),
             seed_memory: settings.seed_memory_mib.map(super::size::show_mib),
             stream_patience: settings.stream_patience_s.map(super::duration::show_seconds),
+            relay: settings.relay.map(|relay| if relay { "on" } else { "off" }.into()),
         }
     }
 }

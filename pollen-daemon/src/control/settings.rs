@@ -26,10 +26,13 @@ pub enum Key {
     SeedMemory,
     /// How long what is open with a silent peer waits.
     StreamPatience,
+    /// Whether packets of others are passed on.
+    Relay,
 }
 
 impl Key {
-    pub const ALL: [Self; 5] = [Self::Name, Self::Http, Self::LogLevel, Self::SeedMemory, Self::StreamPatience];
+    pub const ALL: [Self; 6] =
+        [Self::Name, Self::Http, Self::LogLevel, Self::SeedMemory, Self::StreamPatience, Self::Relay];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -39,6 +42,7 @@ impl Key {
             Self::LogLevel => "log-level",
             Self::SeedMemory => "seed-memory",
             Self::StreamPatience => "stream-patience",
+            Self::Relay => "relay",
         }
     }
 }
@@ -63,6 +67,7 @@ pub fn changed(mut settings: LiveSettings, key: Key, value: Option<&str>) -> Res
         Key::Http => settings.http = value.map(parse_address).transpose()?,
         Key::LogLevel => settings.log_level = value.map(parse_level).transpose()?,
         Key::SeedMemory => settings.seed_memory_mib = value.map(parse_memory).transpose()?,
+        Key::Relay => settings.relay = value.map(parse_switch).transpose()?,
         Key::StreamPatience => settings.stream_patience_s = value.map(parse_patience).transpose()?,
     }
     Ok(settings)
@@ -111,6 +116,15 @@ fn parse_memory(s: &str) -> Result<u32, Failure> {
         )));
     }
     Ok(kib / 1024)
+}
+
+/// `on` or `off`.
+fn parse_switch(s: &str) -> Result<bool, Failure> {
+    match s {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(Failure::new(Code::Usage, format!("`{s}` is neither on nor off"))),
+    }
 }
 
 /// The longest that anybody waits for a silent peer, a day: QUIC's own time-out is a little longer.
@@ -204,7 +218,7 @@ mod tests {
         assert_eq!(failure.code, Code::Usage);
         assert_eq!(
             failure.hint.as_deref(),
-            Some("known settings: name, http, log-level, seed-memory, stream-patience")
+            Some("known settings: name, http, log-level, seed-memory, stream-patience, relay")
         );
     }
 }

@@ -296,10 +296,10 @@ impl Running {
     }
 
     async fn put_in_force(&self, live: LiveSettings) -> Result<(), Refusal> {
-        let LiveSettings { name, http, log_level, seed_memory_mib, stream_patience_s } = live;
+        let LiveSettings { name, http, log_level, seed_memory_mib, stream_patience_s, relay } = live;
         let was = self.settings_now();
         let name = name.map(|name| name.to_string());
-        let settings = Settings { name, http, log_level, seed_memory_mib, stream_patience_s, ..was.clone() };
+        let settings = Settings { name, http, log_level, seed_memory_mib, stream_patience_s, relay, ..was.clone() };
         let patience = settings.stream_patience();
         let most_mib = Machine::memory_mib_max();
         // One that was set on a larger machine stays, and hinders no other setting.
@@ -321,6 +321,7 @@ impl Running {
         if was.stream_patience() != patience {
             self.parts.driver.command(Command::Patience { patience }).await?;
         }
+        self.parts.mesh.set_relay(self.settings_now().relays());
         if was.name != self.settings_now().name {
             announce::rename(self).await?;
         }
@@ -402,6 +403,7 @@ impl Daemon for Running {
         let peers = mesh.peers.into_iter().map(|peer| PeerNumbers {
             peer: peer.peer,
             path: peer.path.label().to_owned(),
+            via: peer.via,
             remote: peer.remote,
             rtt: peer.rtt,
             bytes_in: peer.bytes_in,
@@ -422,6 +424,7 @@ impl Daemon for Running {
                 send_buffer_bytes: mesh.send_buffer_bytes,
                 sources_bound: mesh.sources_bound,
             },
+            circuits: mesh.circuits,
             dropped: dropped.chain(refused.into_iter().map(|(reason, n)| (format!("core_{reason}"), n))).collect(),
             services: self.parts.services.numbers(),
             seeds: numbers::of_seeds(&self.parts),

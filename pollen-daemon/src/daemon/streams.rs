@@ -1,9 +1,14 @@
 //! Which part of the node takes what connections carry beside their link. Owns that choice alone.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use pollen_common::identity::NodeKey;
+use pollen_common::topology;
+use pollen_common::views::View;
 use pollen_common::wire::streams::StreamKind;
 use quinn::{Connection, RecvStream, SendStream};
+use tokio::sync::watch;
 
 use crate::content::Content;
 use crate::services::Services;
@@ -15,6 +20,7 @@ pub(super) struct Streams {
     pub(super) services: Services,
     pub(super) content: Content,
     pub(super) calls: Calls,
+    pub(super) view: watch::Receiver<Arc<View>>,
 }
 
 impl StreamHandler for Streams {
@@ -22,7 +28,7 @@ impl StreamHandler for Streams {
         match kind {
             StreamKind::Content => self.content.take_stream(peer, send, recv),
             StreamKind::Call => self.calls.take_stream(peer, send, recv),
-            StreamKind::Link | StreamKind::Tcp | StreamKind::Udp | StreamKind::Credit => {
+            StreamKind::Link | StreamKind::Circuit | StreamKind::Tcp | StreamKind::Udp | StreamKind::Credit => {
                 self.services.stream(peer, connection, kind, send, recv);
             }
         }
@@ -38,5 +44,9 @@ impl StreamHandler for Streams {
 
     fn admitted(&self, peer: NodeKey) -> bool {
         self.services.admitted(peer)
+    }
+
+    fn relays(&self, peer: &NodeKey) -> Vec<NodeKey> {
+        topology::relays(&self.view.borrow(), peer)
     }
 }

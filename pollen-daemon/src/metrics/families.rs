@@ -126,6 +126,20 @@ fn cluster(scrape: &Scrape, daemon: &dyn Daemon, numbers: &Numbers) -> Result {
         &[],
         &[(&[], as_u64(view.refused.len()))],
     )?;
+    let circuits = &numbers.circuits;
+    scrape.gauge(
+        "pln_circuits",
+        "Circuits by this node's part: `end` where it reaches a peer so, `hop` where it passes packets on for others.",
+        &["part"],
+        &[(&["end"], as_u64(circuits.ends)), (&["hop"], as_u64(circuits.hops))],
+    )?;
+    scrape.counter("pln_relayed_frames_total", "Frames passed on for others.", &[], &[(&[], circuits.frames)])?;
+    scrape.counter(
+        "pln_relayed_bytes_total",
+        "Bytes of frames passed on for others.",
+        &[],
+        &[(&[], circuits.bytes)],
+    )?;
     let socket = &numbers.socket;
     scrape.gauge(
         "pln_socket_segments",

@@ -19,8 +19,8 @@ impl StreamHandler for Services {
             StreamKind::Tcp => Protocol::Tcp,
             StreamKind::Udp => Protocol::Udp,
             StreamKind::Credit => return drop(tokio::spawn(self.0.credit.of(connection).read(recv))),
-            // Streams of these kinds have their own rooms; the link's stays with the transport.
-            StreamKind::Link | StreamKind::Content | StreamKind::Call => return,
+            // Streams of these kinds have their own rooms, or stay with the transport.
+            StreamKind::Link | StreamKind::Circuit | StreamKind::Content | StreamKind::Call => return,
         };
         self.take_stream(peer, connection, protocol, send, recv);
     }

@@ -10,6 +10,7 @@ use pollen_common::node::EventKind;
 use pollen_common::time::UnixMs;
 
 use crate::services::ServiceNumbers;
+use crate::transport::CircuitNumbers;
 use crate::workload::CallNumbers;
 
 /// Facts about a running daemon.
@@ -31,6 +32,7 @@ pub struct Numbers {
     /// One per peer with a connection.
     pub peers: Vec<PeerNumbers>,
     pub socket: SocketNumbers,
+    pub circuits: CircuitNumbers,
     /// Incoming frames and datagrams that were dropped, by reason.
     pub dropped: BTreeMap<String, u64>,
     pub services: ServiceNumbers,
@@ -59,8 +61,10 @@ pub struct SocketNumbers {
 #[derive(Clone, Debug)]
 pub struct PeerNumbers {
     pub peer: NodeKey,
-    /// How packets travel at present: `direct`.
+    /// How packets travel at present: `direct`, `relayed`.
     pub path: String,
+    /// The node that passes them on, where one does.
+    pub via: Option<NodeKey>,
     /// Where they go.
     pub remote: Option<SocketAddr>,
     pub rtt: Duration,

@@ -19,6 +19,7 @@ use crate::services::{Listener, ServiceNumbers, ServiceRef};
 use crate::status::{
     About, ContentNumbers, EngineNumbers, EngineStanding, HeldModule, Numbers, PeerNumbers, SeedNumbers, SocketNumbers,
 };
+use crate::transport::CircuitNumbers;
 use crate::workload::{CallNumbers, Histogram};
 
 /// 2026-11-23 02:24:01Z.
@@ -133,6 +134,7 @@ pub(crate) fn numbers() -> Numbers {
         peers: vec![PeerNumbers {
             peer: key(2),
             path: "direct".into(),
+            via: None,
             remote: Some("192.0.2.2:60611".parse().expect("an address")),
             rtt: Duration::from_micros(1250),
             bytes_in: 4096,
@@ -141,6 +143,7 @@ pub(crate) fn numbers() -> Numbers {
             datagrams_out: 9,
             lost: 1,
         }],
+        circuits: CircuitNumbers { relays: true, ends: 1, hops: 2, frames: 30, bytes: 40_000 },
         socket: SocketNumbers {
             local: Some("[::]:60611".parse().expect("an address")),
             gso_segments: 64,

@@ -150,11 +150,15 @@ fn node_cells(status: &Status, node: &NodeRow, wide: bool) -> Vec<String> {
 
 /// The kind of the path, or the neighbour that the way starts with where there is no connection.
 fn way(status: &Status, node: &NodeRow) -> String {
-    let named = |key: &String| {
-        let via = status.nodes.iter().find(|node| node.key == *key).and_then(|node| node.name.clone());
-        format!("via {}", via.unwrap_or_else(|| short(key).into()))
+    let called = |key: &String| {
+        let node = status.nodes.iter().find(|node| node.key == *key);
+        node.and_then(|node| node.name.clone()).unwrap_or_else(|| short(key).into())
     };
-    let connected = node.path.as_ref().map(|path| path.kind.clone());
+    let named = |key: &String| format!("via {}", called(key));
+    let connected = node.path.as_ref().map(|path| match &path.via {
+        Some(relay) => format!("{} by {}", path.kind, called(relay)),
+        None => path.kind.clone(),
+    });
     connected.or_else(|| node.via.as_ref().map(named)).unwrap_or_else(|| NOTHING.into())
 }
 

@@ -6,8 +6,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
+
+/// How often, and after which pause, a lock that another process holds is tried again.
+const LOCK_TRIES: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// The layout that this program reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
@@ -123,10 +128,18 @@ impl StateDir {
             Err(error) => return Err(io(error)),
         };
         inspect(path)?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenError::Locked { path: path.to_owned() }),
-            Err(errno) => return Err(io(errno.into())),
+        let mut tries = LOCK_TRIES;
+        loop {
+            match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::WOULDBLOCK) if tries == 0 => {
+                    return Err(OpenError::Locked { path: path.to_owned() });
+                }
+                // A process that is started inherits every lock, until it has become another program.
+                Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+                Err(errno) => return Err(io(errno.into())),
+            }
+            tries -= 1;
         }
         // Again, under the lock: whoever held it may have laid the directory out meanwhile.
         let found = inspect(path)?;

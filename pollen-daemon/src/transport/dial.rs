@@ -14,9 +14,10 @@ use quinn::{Connection, Incoming, VarInt};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
+use super::circuits;
 use super::drops::DropReason;
 use super::links::{Admission, Dialer};
-use super::path::address::VirtualAddr;
+use super::path::address::{Source, VirtualAddr};
 use super::path::bind::TooManyDials;
 use super::tls::{SERVER_NAME, peer_key};
 use super::{Inner, code, endpoint, link, open_stream, random};
@@ -79,7 +80,7 @@ pub async fn connect(inner: &Arc<Inner>, peer: NodeKey, addrs: Vec<SocketAddr>) 
             return Ok(link.connection.clone());
         }
     }
-    if addrs.is_empty() {
+    if addrs.is_empty() && inner.handler.relays(&peer).is_empty() {
         return Err(DialError::NoAddress);
     }
     let mut outcome = {
@@ -108,11 +109,21 @@ async fn run(inner: Arc<Inner>, peer: NodeKey, addrs: Vec<SocketAddr>, tell: wat
 }
 
 async fn dial(inner: &Arc<Inner>, peer: NodeKey, addrs: &[SocketAddr]) -> Result<Connection, DialError> {
-    let local = |error: std::io::Error| DialError::Local(error.to_string());
-    let mut proving = inner.path.prove(peer, addrs, Nonce(random().map_err(local)?))?;
-    if timeout(PROVE_BOUND, proving.proved()).await.is_err() {
+    let (begun, local) = (Instant::now(), |error: std::io::Error| DialError::Local(error.to_string()));
+    let sources: Vec<Source> = addrs.iter().map(|addr| Source::from(*addr)).collect();
+    let nonce = Nonce(random().map_err(local)?);
+    let mut proving = inner.path.prove(peer, &sources, nonce)?;
+    let proved = tokio::select! {
+        proved = timeout(PROVE_BOUND, proving.proved()) => proved.is_ok(),
+        never = circuits::help(inner, peer, nonce) => match never {},
+    };
+    if !proved {
         let addrs: Vec<String> = addrs.iter().map(ToString::to_string).collect();
         return Err(DialError::NoAnswer(addrs.join(", ")));
+    }
+    // The peer's own dial may have come first: a second connection would only end what is open on that one.
+    if let Some(link) = inner.links.current(&peer).filter(|link| link.since > begun && !link.is_silent()) {
+        return Ok(link.connection.clone());
     }
     let client = endpoint::client(&inner.tls, peer, inner.idle_timeout).map_err(local)?;
     let address = VirtualAddr::of(&peer).to_socket();
@@ -131,6 +142,7 @@ async fn dial(inner: &Arc<Inner>, peer: NodeKey, addrs: &[SocketAddr]) -> Result
     match inner.links.admit(peer, connection.clone(), Dialer::Us, Instant::now()) {
         Admission::Current { link, orders, replaced } => {
             inner.runtime.spawn(link::run(inner.clone(), link, orders, replaced, Some(stream)));
+            inner.runtime.spawn(circuits::straighten(inner.clone(), peer, connection.clone(), sources));
             Ok(connection)
         }
         Admission::Duplicate(existing) => {

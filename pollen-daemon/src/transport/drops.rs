@@ -23,8 +23,14 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// A circuit frame: this node has no circuits.
-    Circuit = "circuit",
+    /// A circuit frame that carries nothing, or of another version.
+    CircuitMalformed = "circuit_malformed",
+    /// A circuit frame whose label means nothing (any more).
+    CircuitLabel = "circuit_label",
+    /// A circuit frame from another than the one for whom its label was made.
+    CircuitSource = "circuit_source",
+    /// A circuit frame that could not be passed on at once: the socket was full.
+    RelayBusy = "relay_busy",
     /// A first byte that means nothing, or an empty payload.
     UnknownFrame = "unknown_frame",
     /// QUIC from a source that no node has proved.

@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
+use super::circuits;
 use super::drops::{DropReason, Drops};
 use super::endpoint::MEMBER;
 use super::{CORE_DATAGRAM, Inner, MeshEvent, SERVICE_DATAGRAM, code};
@@ -391,8 +392,8 @@ impl Session {
 
 /// Reads the kind of a stream and hands it on.
 async fn type_stream(
-    inner: &Inner,
-    link: &Link,
+    inner: &Arc<Inner>,
+    link: &Arc<Link>,
     give: &Mutex<Option<oneshot::Sender<(SendStream, RecvStream)>>>,
     mut send: SendStream,
     mut recv: RecvStream,
@@ -409,6 +410,11 @@ async fn type_stream(
                         return link.abort(code::SECOND_LINK, "a second link stream");
                     }
                 }
+            }
+            // A task of its own: it lasts as long as the circuit, and this one holds a place of those that say nothing.
+            Some(StreamKind::Circuit) => {
+                tokio::spawn(circuits::take(inner.clone(), link.clone(), send, recv));
+                return;
             }
             Some(kind) => return inner.handler.stream(link.peer, &link.connection, kind, send, recv),
             None => (DropReason::StreamKind, code::UNKNOWN_KIND),

@@ -5,6 +5,7 @@
 pub mod address;
 pub mod batch;
 pub mod bind;
+pub mod frames;
 mod last;
 pub mod routes;
 mod socket;
@@ -20,16 +21,18 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use pollen_common::circuit::{self, Dropped, HEADER_BYTES, Label, Use, Verdict};
 use pollen_common::identity::{NodeKey, SecretKey};
-use pollen_common::path_probe::{CIRCUIT_FIRST_BYTE, FIRST_BYTE, Nonce, QUIC_FIXED_BIT};
+use pollen_common::path_probe::{FIRST_BYTE, Nonce, QUIC_FIXED_BIT};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::io::Interest;
 use tokio::sync::{Notify, oneshot};
 
-use self::address::{Source, VirtualAddr};
+use self::address::{Source, UdpSource, VirtualAddr};
 use self::batch::{Batcher, Datagrams};
 use self::bind::{Binder, TooManyDials};
+use self::frames::{Frames, Passed};
 use self::last::Last;
 use self::routes::Routes;
 use self::socket::Udp;
@@ -49,6 +52,7 @@ pub struct PathSocket {
     waiting: Mutex<HashMap<[u8; 16], oneshot::Sender<()>>>,
     batcher: Mutex<Batcher>,
     last: Mutex<Last>,
+    frames: Frames,
     flush: Notify,
     drops: Arc<Drops>,
 }
@@ -73,6 +77,7 @@ impl PathSocket {
             waiting: Mutex::default(),
             batcher: Mutex::default(),
             last: Mutex::default(),
+            frames: Frames::default(),
             flush: Notify::new(),
             drops,
         })
@@ -98,10 +103,25 @@ impl PathSocket {
         self.udp.buffers
     }
 
-    /// Where packets for `peer` go now.
+    /// Where packets for `peer` go now, if straight to it.
     #[must_use]
     pub fn route(&self, peer: &NodeKey) -> Option<SocketAddr> {
-        self.snapshot().route(&VirtualAddr::of(peer)).map(Source::shown)
+        self.place(peer)?.udp().map(UdpSource::shown)
+    }
+
+    /// Where packets for `peer` go now, straight or by a circuit.
+    #[must_use]
+    pub fn place(&self, peer: &NodeKey) -> Option<Source> {
+        self.snapshot().route(&VirtualAddr::of(peer))
+    }
+
+    /// The relay that packets for `peer` go through now.
+    #[must_use]
+    pub fn via(&self, peer: &NodeKey) -> Option<VirtualAddr> {
+        match self.place(peer)? {
+            Source::Circuit(label) => self.frames.way(label).map(|(relay, _)| relay),
+            Source::Udp(_) => None,
+        }
     }
 
     /// Sources bound now.
@@ -119,16 +139,34 @@ impl PathSocket {
         Held { path: self.clone(), address }
     }
 
-    /// Begins to prove `peer` at any of `addrs`: [`Proving::proved`] waits for it.
+    /// Begins to prove `peer` at any of `sources`: [`Proving::proved`] waits for it.
     ///
     /// # Errors
     /// [`TooManyDials`].
-    pub fn prove(self: &Arc<Self>, peer: NodeKey, addrs: &[SocketAddr], nonce: Nonce) -> Result<Proving, TooManyDials> {
-        let sources: Vec<Source> = addrs.iter().map(|addr| Source::from(*addr)).collect();
+    pub fn prove(self: &Arc<Self>, peer: NodeKey, sources: &[Source], nonce: Nonce) -> Result<Proving, TooManyDials> {
         let (proved, answer) = oneshot::channel();
-        locked!(self.binder.lock()).dial(peer, &sources, nonce)?;
+        locked!(self.binder.lock()).dial(peer, sources, nonce)?;
         locked!(self.waiting.lock()).insert(nonce.0, proved);
         Ok(Proving { path: self.clone(), nonce, answer, sent: 0 })
+    }
+
+    /// One more place to prove the peer of the dial `nonce` at.
+    pub fn prove_also(&self, nonce: Nonce, source: Source) {
+        let hello = locked!(self.binder.lock()).also(nonce, source);
+        hello.into_iter().for_each(|hello| self.send_to(source, &hello));
+    }
+
+    /// What was passed on for others since the start.
+    #[must_use]
+    pub fn passed(&self) -> Passed {
+        self.frames.all_passed()
+    }
+
+    /// A new label; `None` when there are too many.
+    #[must_use]
+    pub fn make_label(self: &Arc<Self>) -> Option<Made> {
+        let label = self.frames.change(circuit::Labels::make)?;
+        Some(Made { path: self.clone(), label })
     }
 
     /// Sends unfinished batches after others had their turns. Runs as long as the socket.
@@ -151,7 +189,30 @@ impl PathSocket {
         let address = VirtualAddr::of(peer);
         let last = locked!(self.last.lock()).of(&address).map(<[u8]>::to_vec);
         if let Some((bytes, to)) = last.zip(self.snapshot().route(&address)) {
-            self.udp.send_datagram(to, &bytes, &self.drops);
+            self.send_to(to, &bytes);
+        }
+    }
+
+    /// Sends one datagram past the batch.
+    fn send_to(&self, to: Source, bytes: &[u8]) {
+        match self.beneath(to) {
+            Some((udp, None)) => self.udp.send_datagram(udp, bytes, &self.drops),
+            Some((udp, Some(label))) => {
+                self.udp.send_datagram(udp, &frames::wrapped(bytes, bytes.len(), label), &self.drops);
+            }
+            None => self.drops.count(DropReason::NoRoute),
+        }
+    }
+
+    /// The UDP address that leads to a source, and the label for a frame if it is behind a circuit.
+    fn beneath(&self, source: Source) -> Option<(UdpSource, Option<Label>)> {
+        match source {
+            Source::Udp(udp) => Some((udp, None)),
+            Source::Circuit(label) => {
+                let (relay, out) = self.frames.way(label)?;
+                // A circuit within a circuit could lead in a circle.
+                Some((self.snapshot().route(&relay)?.udp()?, Some(out)))
+            }
         }
     }
 
@@ -199,12 +260,70 @@ impl PathSocket {
                     kept += end - at;
                 }
                 FIRST_BYTE => self.probe(source, &bytes[at..end]),
-                CIRCUIT_FIRST_BYTE => self.drops.count(DropReason::Circuit),
+                circuit::FIRST_BYTE => {
+                    let run = frames::run(&bytes[at..], stride);
+                    self.framed(source, &mut bytes[at..at + run], stride);
+                    at += run;
+                    continue;
+                }
                 _ => self.drops.count(DropReason::UnknownFrame),
             }
             at = end;
         }
         kept
+    }
+
+    /// Frames of one label, all of `stride` bytes but the last.
+    fn framed(&self, source: Source, bytes: &mut [u8], stride: usize) {
+        let frames = bytes.len().div_ceil(stride);
+        let label = Label::of(bytes);
+        let from = self.snapshot().peer_at(&source);
+        match (self.frames.labels(|labels| labels.decide(bytes, from)), label) {
+            (Verdict::Forward { to, out }, Some(label)) => self.forward(label, to, out, bytes, stride),
+            (Verdict::Deliver { .. }, Some(label)) => self.unpack(Source::Circuit(label), bytes, stride),
+            (Verdict::Drop(why), _) => self.drops.add(reason(why), frames),
+            // Nothing without a label is passed on or delivered.
+            (_, None) => self.drops.add(DropReason::CircuitMalformed, frames),
+        }
+    }
+
+    fn forward(&self, label: Label, to: VirtualAddr, out: Label, bytes: &mut [u8], stride: usize) {
+        let frames = bytes.len().div_ceil(stride);
+        let Some(to) = self.snapshot().route(&to).and_then(Source::udp) else {
+            return self.drops.add(DropReason::NoRoute, frames);
+        };
+        for frame in bytes.chunks_mut(stride) {
+            // The run is of frames, all longer than a header but perhaps the last.
+            if let Some(header) = frame.first_chunk_mut::<HEADER_BYTES>() {
+                *header = out.header();
+            }
+        }
+        let datagrams = Datagrams { to, segment: stride, bytes };
+        let sent = batch::send_split(datagrams, &mut self.udp.sender(&self.drops));
+        self.drops.add(DropReason::RelayBusy, (bytes.len() - sent).div_ceil(stride));
+        self.frames.count(label, sent.div_ceil(stride), sent);
+    }
+
+    /// Takes packets out of their frames: probes are answered, QUIC's are kept for it.
+    fn unpack(&self, source: Source, bytes: &[u8], stride: usize) {
+        let Some(inner) = stride.checked_sub(HEADER_BYTES).filter(|inner| *inner > 0) else {
+            return self.drops.count(DropReason::CircuitMalformed);
+        };
+        let mut packets = Vec::with_capacity(bytes.len());
+        for frame in bytes.chunks(stride) {
+            match frame.get(HEADER_BYTES..).and_then(|packet| Some((*packet.first()?, packet))) {
+                Some((first, packet)) if first & QUIC_FIXED_BIT != 0 => packets.extend_from_slice(packet),
+                Some((FIRST_BYTE, packet)) => self.probe(source, packet),
+                _ => self.drops.count(DropReason::UnknownFrame),
+            }
+        }
+        if packets.is_empty() {
+            return;
+        }
+        match self.snapshot().peer_at(&source) {
+            Some(peer) => self.frames.keep(peer, inner, packets),
+            None => self.drops.add(DropReason::UnboundSource, packets.len().div_ceil(inner)),
+        }
     }
 
     fn probe(&self, source: Source, bytes: &[u8]) {
@@ -223,7 +342,7 @@ impl PathSocket {
             }
         }
         if let Some(reply) = outcome.reply {
-            self.udp.send_datagram(source, &reply, &self.drops);
+            self.send_to(source, &reply);
         }
         if let Some((peer, _)) = outcome.proved.filter(|_| !outcome.ours) {
             // It looks for us: what it last was sent it may not have, nor we its answer. After the reply, without which it
@@ -247,7 +366,15 @@ impl AsyncUdpSocket for PathSocket {
             return Ok(());
         };
         let segment = transmit.segment_size.unwrap_or(transmit.contents.len());
-        let datagrams = Datagrams { to, segment, bytes: transmit.contents };
+        let Some((to, label)) = self.beneath(to) else {
+            self.drops.count(DropReason::NoRoute);
+            return Ok(());
+        };
+        let frames = label.map(|label| frames::wrapped(transmit.contents, segment, label));
+        let datagrams = match &frames {
+            None => Datagrams { to, segment, bytes: transmit.contents },
+            Some(frames) => Datagrams { to, segment: segment + HEADER_BYTES, bytes: frames },
+        };
         let mut batcher = locked!(self.batcher.lock());
         batcher.push(datagrams, &mut self.udp.sender(&self.drops))?;
         locked!(self.last.lock()).sent(&peer, segment, transmit.contents);
@@ -263,6 +390,10 @@ impl AsyncUdpSocket for PathSocket {
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
+        let unpacked = self.frames.hand_over(bufs, meta);
+        if unpacked > 0 {
+            return Poll::Ready(Ok(unpacked));
+        }
         for _ in 0..BARREN_RECEIVES_MAX {
             ready!(self.udp.io.poll_recv_ready(cx))?;
             let received =
@@ -286,6 +417,9 @@ impl AsyncUdpSocket for PathSocket {
                     meta.swap(kept, at);
                     kept += 1;
                 }
+            }
+            if kept == 0 {
+                kept = self.frames.hand_over(bufs, meta);
             }
             if kept > 0 {
                 return Poll::Ready(Ok(kept));
@@ -349,7 +483,7 @@ impl Proving {
     fn ask(&mut self) -> Duration {
         let packets = locked!(self.path.binder.lock()).packets(self.nonce);
         for (to, packet) in packets {
-            self.path.udp.send_datagram(to, &packet, &self.path.drops);
+            self.path.send_to(to, &packet);
         }
         self.sent += 1;
         bind::retry_after(self.sent)
@@ -376,6 +510,40 @@ impl Drop for Held {
         if last_one {
             locked!(self.path.last.lock()).release(&self.address);
         }
+    }
+}
+
+/// A label that this node has made. Dropping it gives it up.
+pub struct Made {
+    path: Arc<PathSocket>,
+    pub label: Label,
+}
+
+impl Made {
+    /// Gives it its meaning.
+    pub fn mean(&self, means: Use<VirtualAddr>) {
+        self.path.frames.change(|labels| labels.set(self.label, means));
+    }
+
+    /// What was passed on under it so far.
+    pub fn passed(&self) -> Passed {
+        self.path.frames.passed(self.label)
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        self.path.frames.free(self.label);
+        self.path.change(|routes| routes.unbind(Source::Circuit(self.label)));
+    }
+}
+
+/// Why a frame was dropped, as a metric says it.
+const fn reason(why: Dropped) -> DropReason {
+    match why {
+        Dropped::Malformed => DropReason::CircuitMalformed,
+        Dropped::Label => DropReason::CircuitLabel,
+        Dropped::Source => DropReason::CircuitSource,
     }
 }
 

@@ -9,7 +9,9 @@ use std::time::Duration;
 use pollen_common::path_probe::Nonce;
 use tokio::time::{sleep, timeout};
 
+use super::circuits;
 use super::link::Link;
+use super::path::address::Source;
 use super::{Inner, code, random};
 
 /// How long one round of questions lasts: its source's address may have changed since, and other dials need the place.
@@ -42,8 +44,12 @@ pub async fn run(inner: Arc<Inner>, link: Arc<Link>, addrs: Vec<SocketAddr>) {
 /// Whether the peer proved itself anywhere within a round.
 async fn prove(inner: &Arc<Inner>, link: &Link, addrs: &[SocketAddr]) -> bool {
     let Ok(nonce) = random() else { return false };
-    let last = inner.path.route(&link.peer);
-    let places: Vec<SocketAddr> = last.into_iter().chain(addrs.iter().copied()).collect();
-    let Ok(mut proving) = inner.path.prove(link.peer, &places, Nonce(nonce)) else { return false };
-    timeout(ROUND, proving.proved()).await.is_ok()
+    let nonce = Nonce(nonce);
+    let last = inner.path.place(&link.peer);
+    let places: Vec<Source> = last.into_iter().chain(addrs.iter().map(|addr| Source::from(*addr))).collect();
+    let Ok(mut proving) = inner.path.prove(link.peer, &places, nonce) else { return false };
+    tokio::select! {
+        proved = timeout(ROUND, proving.proved()) => proved.is_ok(),
+        never = circuits::help(inner, link.peer, nonce) => match never {},
+    }
 }

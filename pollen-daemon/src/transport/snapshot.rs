@@ -8,13 +8,17 @@ use pollen_common::identity::NodeKey;
 use pollen_common::node::LinkId;
 
 use super::Inner;
+use super::circuits::CircuitNumbers;
 use super::drops::DropReason;
+use super::path::address::VirtualAddr;
 
 /// What packets for a peer travel on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PathKind {
     /// UDP straight to the peer.
     Direct,
+    /// Through another node, which cannot read it.
+    Relayed,
 }
 
 impl PathKind {
@@ -23,6 +27,7 @@ impl PathKind {
     pub const fn label(self) -> &'static str {
         match self {
             Self::Direct => "direct",
+            Self::Relayed => "relayed",
         }
     }
 }
@@ -43,6 +48,7 @@ pub struct MeshSnapshot {
     pub sources_bound: usize,
     /// One for each connection, oldest first.
     pub peers: Vec<PeerSnapshot>,
+    pub circuits: CircuitNumbers,
     /// Every reason and how often it was the one.
     pub drops: Vec<(DropReason, u64)>,
 }
@@ -53,7 +59,9 @@ pub struct PeerSnapshot {
     pub peer: NodeKey,
     pub link: LinkId,
     pub path: PathKind,
-    /// Where its packets go; `None` while it has no route.
+    /// The node that passes them on, where one does.
+    pub via: Option<NodeKey>,
+    /// Where its packets go; `None` while it has no route, or goes through another.
     pub remote: Option<SocketAddr>,
     /// Whether this node dialled.
     pub dialed: bool,
@@ -74,12 +82,16 @@ pub struct PeerSnapshot {
 pub(super) fn snapshot(inner: &Inner) -> MeshSnapshot {
     let (gro_segments, gso_segments) = inner.path.offload();
     let (receive_buffer_bytes, send_buffer_bytes) = inner.path.buffers();
-    let peers = inner.links.all().into_iter().map(|link| {
+    let links = inner.links.all();
+    let peers = links.iter().map(|link| {
+        let via = inner.path.via(&link.peer);
+        let via = via.and_then(|via| links.iter().map(|link| link.peer).find(|key| VirtualAddr::of(key) == via));
         let stats = link.connection.stats();
         PeerSnapshot {
             peer: link.peer,
             link: link.id,
-            path: PathKind::Direct,
+            path: if via.is_some() { PathKind::Relayed } else { PathKind::Direct },
+            via,
             remote: inner.path.route(&link.peer),
             dialed: link.dialed,
             age: link.since.elapsed(),
@@ -100,6 +112,7 @@ pub(super) fn snapshot(inner: &Inner) -> MeshSnapshot {
         send_buffer_bytes,
         sources_bound: inner.path.sources(),
         peers: peers.collect(),
+        circuits: inner.circuits.numbers(inner.path.passed()),
         drops: inner.drops.all(),
     }
 }

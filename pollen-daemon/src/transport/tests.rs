@@ -1,5 +1,6 @@
 //! Meshes on loopback: real sockets, real QUIC, one process. Owns the harness; each file below is one concern.
 
+mod circuits;
 mod goodput;
 mod hostile;
 mod lifecycle;
@@ -33,6 +34,8 @@ struct Peer {
     passed: VecDeque<MeshEvent>,
     streams: mpsc::UnboundedReceiver<(StreamKind, SendStream, RecvStream)>,
     datagrams: mpsc::UnboundedReceiver<Bytes>,
+    /// Whom it holds for able to relay.
+    relays: Arc<Mutex<Vec<NodeKey>>>,
 }
 
 struct Recorder {
@@ -40,6 +43,7 @@ struct Recorder {
     datagrams: mpsc::UnboundedSender<Bytes>,
     closed: Mutex<Vec<usize>>,
     admits: bool,
+    relays: Arc<Mutex<Vec<NodeKey>>>,
 }
 
 impl StreamHandler for Recorder {
@@ -55,6 +59,9 @@ impl StreamHandler for Recorder {
     fn admitted(&self, _: NodeKey) -> bool {
         self.admits
     }
+    fn relays(&self, _: &NodeKey) -> Vec<NodeKey> {
+        self.relays.lock().unwrap().clone()
+    }
 }
 
 fn peer(seed: u8) -> Peer {
@@ -67,11 +74,12 @@ fn peer_with(seed: u8, admits: bool, events_max: usize, change: impl FnOnce(&mut
     let (events, received) = mpsc::channel(events_max);
     let (streams, taken) = mpsc::unbounded_channel();
     let (datagrams, datagrams_taken) = mpsc::unbounded_channel();
-    let handler = Recorder { streams, datagrams, closed: Mutex::default(), admits };
+    let relays = Arc::<Mutex<Vec<NodeKey>>>::default();
+    let handler = Recorder { streams, datagrams, closed: Mutex::default(), admits, relays: relays.clone() };
     let mut config = MeshConfig::new(secret, 0);
     change(&mut config);
     let mesh = Mesh::start(config, events, Arc::new(handler)).unwrap();
-    Peer { mesh, key, events: received, passed: VecDeque::new(), streams: taken, datagrams: datagrams_taken }
+    Peer { mesh, key, events: received, passed: VecDeque::new(), streams: taken, datagrams: datagrams_taken, relays }
 }
 
 impl Peer {

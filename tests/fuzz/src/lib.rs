@@ -4,6 +4,7 @@
 
 pub mod session;
 
+use pollen_common::circuit::{Label, Labels, Use, Verdict};
 use pollen_common::identity::Digest;
 use pollen_common::maps::{Answer, Ask, Delta, Entry, Lane, SignedHead};
 use pollen_common::path_probe::Probe;
@@ -11,6 +12,7 @@ use pollen_common::roll::{Genesis, Statement, Token};
 use pollen_common::verdict;
 use pollen_common::views::entries::{self, Said};
 use pollen_common::wire::streams::answer::{Remark, Status};
+use pollen_common::wire::streams::circuit::{self, Header as Circuit};
 use pollen_common::wire::streams::content::{Outline, Request, decode_size};
 use pollen_common::wire::streams::credit::Credits;
 use pollen_common::wire::streams::payload::{Incoming, PAYLOAD_BYTES_MAX, framed};
@@ -25,6 +27,7 @@ pub type Target = (&'static str, fn(&[u8]));
 /// All targets, by name.
 pub const TARGETS: &[Target] = &[
     ("call_stream", call_stream),
+    ("circuit", circuit),
     ("content_stream", content_stream),
     ("credit", credit),
     ("delta", delta),
@@ -43,6 +46,38 @@ pub const TARGETS: &[Target] = &[
     ("statement", statement),
     ("token", token),
 ];
+
+/// What sets a circuit up, and a frame. The first byte says which; the second of a frame, whom it came from.
+pub fn circuit(data: &[u8]) {
+    match data {
+        [0, header @ ..] => {
+            if let Ok(read) = Circuit::decode(header) {
+                assert_eq!(Circuit::decode(&read.encode()), Ok(read));
+            }
+        }
+        [1, rest @ ..] => {
+            if let Some((answer, _)) = rest.split_first_chunk()
+                && let Ok(read) = circuit::decode_answer(*answer)
+            {
+                assert_eq!(circuit::encode_answer(read), *answer);
+            }
+        }
+        [_, from, frame @ ..] => {
+            let mut labels = Labels::default();
+            let (hop, end) = (labels.make().expect("room"), labels.make().expect("room"));
+            labels.set(hop, Use::Hop { from: 1, to: 2, out: Label(7) });
+            labels.set(end, Use::End { relay: 3, peer: 4, out: Label(8) });
+            match labels.decide(frame, Some(*from)) {
+                Verdict::Forward { to, out } => {
+                    assert_eq!((to, out, *from, Label::of(frame)), (2, Label(7), 1, Some(hop)))
+                }
+                Verdict::Deliver { peer } => assert_eq!((peer, *from, Label::of(frame)), (4, 3, Some(end))),
+                Verdict::Drop(_) => {}
+            }
+        }
+        _ => {}
+    }
+}
 
 /// The messages of a credit stream. The first byte says in what pieces they come.
 pub fn credit(data: &[u8]) {

@@ -4,11 +4,14 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
+use pollen_common::circuit::Label;
 use pollen_common::identity::NodeKey;
 use pollen_common::path_probe::virtual_ip;
 
 /// quinn refuses port 0; the number itself means nothing.
 const VIRTUAL_PORT: u16 = 1;
+/// Where a circuit's label is written as an address: in the discard prefix, where no packet comes from.
+const CIRCUITS_PREFIX: u8 = 0x01;
 
 /// The address by which QUIC knows a node, whatever its packets travel on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -37,11 +40,20 @@ impl VirtualAddr {
     }
 }
 
-/// Where UDP packets come from and go to: IPv4 in its mapped form, no flow label, a scope only where it matters.
+/// Where packets come from and go to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Source(SocketAddrV6);
+pub enum Source {
+    /// A UDP address.
+    Udp(UdpSource),
+    /// The other end of a circuit, by the label that this node made for it.
+    Circuit(Label),
+}
 
-impl Source {
+/// A UDP address: IPv4 in its mapped form, no flow label, a scope only where it matters.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UdpSource(SocketAddrV6);
+
+impl UdpSource {
     /// The address as the socket API wants it; an IPv4 socket takes no mapped addresses.
     #[must_use]
     pub fn to_socket(self, ipv4_only: bool) -> SocketAddr {
@@ -57,35 +69,68 @@ impl Source {
         }
     }
 
-    /// The canonical form itself.
-    #[must_use]
-    pub fn as_v6(&self) -> &SocketAddrV6 {
-        &self.0
-    }
-
-    /// Whether packets can be sent there at all.
-    #[must_use]
-    pub fn is_usable(&self) -> bool {
+    fn is_usable(self) -> bool {
         let ip = self.0.ip().to_canonical();
         self.0.port() != 0 && !ip.is_unspecified() && !ip.is_multicast()
     }
 }
 
+impl Source {
+    /// The UDP address, where it is one.
+    #[must_use]
+    pub const fn udp(self) -> Option<UdpSource> {
+        match self {
+            Self::Udp(udp) => Some(udp),
+            Self::Circuit(_) => None,
+        }
+    }
+
+    /// What a cookie is bound to: an address that no two sources share.
+    #[must_use]
+    pub fn as_v6(&self) -> SocketAddrV6 {
+        match self {
+            Self::Udp(UdpSource(address)) => *address,
+            Self::Circuit(label) => {
+                let [a, b, c, d] = label.0.to_be_bytes();
+                let mut octets = [0; 16];
+                octets[0] = CIRCUITS_PREFIX;
+                octets[12..].copy_from_slice(&[a, b, c, d]);
+                SocketAddrV6::new(octets.into(), 0, 0, 0)
+            }
+        }
+    }
+
+    /// Whether packets can be sent there at all.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        self.udp().is_none_or(UdpSource::is_usable)
+    }
+}
+
 impl From<SocketAddr> for Source {
     fn from(address: SocketAddr) -> Self {
-        Self(match address {
+        Self::Udp(UdpSource(match address {
             SocketAddr::V4(v4) => SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0),
             SocketAddr::V6(v6) => {
                 let scope = if v6.ip().is_unicast_link_local() { v6.scope_id() } else { 0 };
                 SocketAddrV6::new(*v6.ip(), v6.port(), 0, scope)
             }
-        })
+        }))
+    }
+}
+
+impl fmt::Debug for UdpSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.shown().fmt(f)
     }
 }
 
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.shown().fmt(f)
+        match self {
+            Self::Udp(udp) => udp.fmt(f),
+            Self::Circuit(label) => label.fmt(f),
+        }
     }
 }
 
@@ -98,9 +143,9 @@ mod tests {
         let plain: SocketAddr = "192.0.2.1:9".parse().unwrap();
         let mapped: SocketAddr = "[::ffff:192.0.2.1]:9".parse().unwrap();
         assert_eq!(Source::from(plain), Source::from(mapped));
-        assert_eq!(Source::from(mapped).shown(), plain);
-        assert_eq!(Source::from(mapped).to_socket(true), plain);
-        assert_eq!(Source::from(plain).to_socket(false), mapped);
+        assert_eq!(Source::from(mapped).udp().unwrap().shown(), plain);
+        assert_eq!(Source::from(mapped).udp().unwrap().to_socket(true), plain);
+        assert_eq!(Source::from(plain).udp().unwrap().to_socket(false), mapped);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::io;
 
-use super::address::Source;
+use super::address::UdpSource;
 
 /// Segments in one send: a multiple of quinn's ten would be 40; 44 of 1444 bytes are the most below [`BATCH_BYTES_MAX`].
 const BATCH_SEGMENTS_MAX: usize = 44;
@@ -22,7 +22,7 @@ const FULL_BATCHES_FIRST: u32 = 4;
 /// Datagrams of one size for one place, as quinn gives them: all of `segment` bytes but the last, which may be shorter.
 #[derive(Clone, Copy, Debug)]
 pub struct Datagrams<'a> {
-    pub to: Source,
+    pub to: UdpSource,
     pub segment: usize,
     pub bytes: &'a [u8],
 }
@@ -49,7 +49,7 @@ pub struct Batcher {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Kind {
-    to: Source,
+    to: UdpSource,
     segment: usize,
 }
 
@@ -141,7 +141,7 @@ impl Batcher {
 }
 
 /// Sends in as many calls as the limits ask for; returns how many bytes went, all unless the socket blocked.
-fn send_split(datagrams: Datagrams<'_>, out: &mut impl Send) -> usize {
+pub(super) fn send_split(datagrams: Datagrams<'_>, out: &mut impl Send) -> usize {
     let segment = datagrams.segment.max(1);
     let by_size = (SEND_BYTES_MAX / segment).max(1);
     let mut sent = 0;
@@ -158,13 +158,14 @@ fn send_split(datagrams: Datagrams<'_>, out: &mut impl Send) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::address::Source;
     use super::*;
 
     /// A socket with room for so many calls, that remembers what it sent.
     struct Wire {
         room: usize,
         segments_max: usize,
-        calls: Vec<(Source, usize, Vec<u8>)>,
+        calls: Vec<(UdpSource, usize, Vec<u8>)>,
     }
 
     impl Send for Wire {
@@ -187,8 +188,8 @@ mod tests {
         Wire { room: usize::MAX, segments_max: 64, calls: Vec::new() }
     }
 
-    fn to(port: u16) -> Source {
-        Source::from(std::net::SocketAddr::from(([192, 0, 2, 1], port)))
+    fn to(port: u16) -> UdpSource {
+        Source::from(std::net::SocketAddr::from(([192, 0, 2, 1], port))).udp().unwrap()
     }
 
     fn datagrams(bytes: &[u8], segment: usize) -> Datagrams<'_> {

@@ -102,6 +102,16 @@ impl Binder {
         Ok(())
     }
 
+    /// One more place to try in a dial under way, and what to send there now.
+    pub fn also(&mut self, nonce: Nonce, source: Source) -> Option<Vec<u8>> {
+        let dial = self.dials.get_mut(&nonce.0)?;
+        let new = dial.candidates.len() < CANDIDATES_MAX && dial.candidates.iter().all(|known| known.source != source);
+        new.then(|| {
+            dial.candidates.push(Candidate { source, bind: None, bound: false });
+            Probe::Hello { from: self.key, to: dial.peer, nonce }.encode()
+        })
+    }
+
     /// What the dial has to send now, and again after [`retry_after`]. Once one candidate is bound no further one is
     /// greeted, but each that was challenged is bound as well: the peer may have made it its route to us.
     #[must_use]
@@ -132,7 +142,7 @@ impl Binder {
             Probe::Challenge { nonce, cookie } => self.challenge(source, nonce, cookie),
             Probe::Bind { from, to, nonce, cookie, signature } => {
                 self.for_us(&from, &to)?;
-                if !self.cookies.accepts(cookie, source.as_v6(), &from, nonce, self.time_ms(now)) {
+                if !self.cookies.accepts(cookie, &source.as_v6(), &from, nonce, self.time_ms(now)) {
                     return Err(DropReason::ProbeCookie);
                 }
                 self.binds.take(now)?;
@@ -156,7 +166,7 @@ impl Binder {
     ) -> Result<Outcome, DropReason> {
         self.for_us(&from, &to)?;
         self.hellos.take(now)?;
-        let cookie = self.cookies.cookie(source.as_v6(), &from, nonce, self.time_ms(now));
+        let cookie = self.cookies.cookie(&source.as_v6(), &from, nonce, self.time_ms(now));
         Ok(Outcome { reply: Some(Probe::Challenge { nonce, cookie }.encode()), ..Outcome::default() })
     }
 

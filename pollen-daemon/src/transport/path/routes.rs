@@ -107,6 +107,11 @@ impl Routes {
         last
     }
 
+    /// Nobody is at `source` any more.
+    pub fn unbind(&mut self, source: Source) {
+        self.remove(source);
+    }
+
     /// Frees a place for a source of `peer` if one is needed.
     fn make_room(&mut self, peer: VirtualAddr) -> Result<(), Full> {
         let of_peer = self.sources.values().filter(|bound| bound.peer == peer).count();

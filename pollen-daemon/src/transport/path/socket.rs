@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-use super::address::Source;
+use super::address::UdpSource;
 use super::batch::{Datagrams, Send};
 use crate::transport::drops::{DropReason, Drops};
 
@@ -44,7 +44,7 @@ impl Udp {
     }
 
     /// Sends one datagram past the batch, or counts why not: whoever waits for it asks again.
-    pub fn send_datagram(&self, to: Source, bytes: &[u8], drops: &Drops) {
+    pub fn send_datagram(&self, to: UdpSource, bytes: &[u8], drops: &Drops) {
         let datagram = Datagrams { to, segment: bytes.len(), bytes };
         if self.sender(drops).send(datagram).is_err() {
             drops.count(DropReason::SendError);
@@ -124,6 +124,7 @@ fn size_buffers(socket: &Socket) -> io::Result<(usize, usize)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::address::Source;
     use super::*;
 
     #[tokio::test]
@@ -132,13 +133,13 @@ mod tests {
         for udp in [Udp::over(ipv4(0).unwrap(), true).unwrap(), Udp::bind(0).unwrap()] {
             let other = UdpSocket::bind("127.0.0.1:0").await.unwrap();
             udp.io.writable().await.unwrap();
-            udp.send_datagram(other.local_addr().unwrap().into(), b"there", &drops);
+            udp.send_datagram(Source::from(other.local_addr().unwrap()).udp().unwrap(), b"there", &drops);
             let mut buffer = [0; 10];
             let (len, from) = other.recv_from(&mut buffer).await.unwrap();
             assert_eq!(&buffer[..len], b"there");
             other.send_to(b"back", from).await.unwrap();
             let (_, seen) = udp.io.recv_from(&mut buffer).await.unwrap();
-            assert_eq!(Source::from(seen).shown(), other.local_addr().unwrap());
+            assert_eq!(Source::from(seen).udp().unwrap().shown(), other.local_addr().unwrap());
         }
         assert_eq!(drops.of(DropReason::SendError), 0);
     }

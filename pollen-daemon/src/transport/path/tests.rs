@@ -29,7 +29,7 @@ async fn only_the_quic_segments_of_a_mixed_message_are_left_and_in_their_order()
     socket.change(|routes| routes.bind(peer_addr().into(), KEY, Nonce([0; 16]))).unwrap();
     let message = [
         [0x41, 1, 1, 1].as_slice(),
-        &[CIRCUIT_FIRST_BYTE, 0, 0, 0],
+        &[circuit::FIRST_BYTE, 0, 0, 0],
         &[0xc1, 2, 2, 2],
         &[0x00, 9, 9, 9],
         &[FIRST_BYTE, 9, 9, 9],
@@ -39,7 +39,7 @@ async fn only_the_quic_segments_of_a_mixed_message_are_left_and_in_their_order()
     let (address, left) = admitted(&socket, &message, STRIDE).unwrap();
     assert_eq!(address, VirtualAddr::of(&KEY).to_socket());
     assert_eq!(left, [0x41, 1, 1, 1, 0xc1, 2, 2, 2, 0x7f, 3]);
-    for reason in [DropReason::Circuit, DropReason::UnknownFrame, DropReason::ProbeMalformed] {
+    for reason in [DropReason::CircuitMalformed, DropReason::UnknownFrame, DropReason::ProbeMalformed] {
         assert_eq!(socket.drops.of(reason), 1, "{reason:?}");
     }
 }
@@ -50,7 +50,7 @@ async fn a_message_of_an_unbound_source_counts_each_packet_and_leaves_none() {
     assert_eq!(admitted(&socket, &[0x40; 10], STRIDE), None);
     assert_eq!(socket.drops.of(DropReason::UnboundSource), 3);
     assert_eq!(admitted(&socket, &[], 0), None);
-    assert_eq!(admitted(&socket, &[CIRCUIT_FIRST_BYTE], 0), None, "a stride of nothing is no endless loop");
+    assert_eq!(admitted(&socket, &[circuit::FIRST_BYTE], 0), None, "a stride of nothing is no endless loop");
 }
 
 #[tokio::test]

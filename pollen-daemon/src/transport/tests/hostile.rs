@@ -47,7 +47,7 @@ async fn garbage_is_counted_by_reason_and_disturbs_no_live_link() {
     socket.send(&[0x02]).await.unwrap();
     socket.send(&Probe::Challenge { nonce: Nonce([0; 16]), cookie: Cookie([0; 16]) }.encode()).await.unwrap();
     socket.send(&Probe::Hello { from: a.key, to: a.key, nonce: Nonce([0; 16]) }.encode()).await.unwrap();
-    b.sees(DropReason::Circuit, 1).await;
+    b.sees(DropReason::CircuitLabel, 1).await;
     b.sees(DropReason::UnknownFrame, 3).await;
     b.sees(DropReason::ProbeMalformed, 1).await;
     b.sees(DropReason::ProbeUnexpected, 1).await;
@@ -91,7 +91,7 @@ async fn a_bound_node_cannot_connect_under_another_key() {
     // Proves one key for the path, presents another to TLS.
     let liar = peer_with(3, true, 64, |_| {});
     let tls = crate::transport::tls::Tls::new(&other).unwrap();
-    let mut proving = liar.mesh.0.path.prove(b.key, &[b.addr()], Nonce([1; 16])).unwrap();
+    let mut proving = liar.mesh.0.path.prove(b.key, &[b.addr().into()], Nonce([1; 16])).unwrap();
     timeout(PATIENCE, proving.proved()).await.unwrap();
     assert_eq!(liar.key, bound.public());
     let client = crate::transport::endpoint::client(&tls, b.key, PATIENCE).unwrap();
@@ -133,7 +133,7 @@ async fn streams_of_unknown_kind_are_refused_and_a_second_link_stream_ends_the_l
 #[tokio::test]
 async fn a_dialler_that_opens_no_link_stream_is_closed() {
     let (liar, b) = (peer(1), peer(2));
-    let mut proving = liar.mesh.0.path.prove(b.key, &[b.addr()], Nonce([1; 16])).unwrap();
+    let mut proving = liar.mesh.0.path.prove(b.key, &[b.addr().into()], Nonce([1; 16])).unwrap();
     timeout(PATIENCE, proving.proved()).await.unwrap();
     let client = crate::transport::endpoint::client(&liar.mesh.0.tls, b.key, PATIENCE).unwrap();
     let address = crate::transport::path::address::VirtualAddr::of(&b.key).to_socket();

@@ -6,15 +6,15 @@ use super::*;
 use crate::transport::DropReason;
 
 /// What stands between two peers: a UDP port on each side, which can be told to lose everything or to move.
-struct Between {
-    at: SocketAddr,
-    pass: tokio::sync::watch::Sender<bool>,
+pub(super) struct Between {
+    pub(super) at: SocketAddr,
+    pub(super) pass: tokio::sync::watch::Sender<bool>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Between {
     /// Passes on what comes to it to `to`, and what `to` answers back to whoever asked first.
-    async fn to(to: SocketAddr) -> Self {
+    pub(super) async fn to(to: SocketAddr) -> Self {
         let (near, far) =
             (UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.1:0").await.unwrap());
         let at = near.local_addr().unwrap();
@@ -48,14 +48,14 @@ impl Drop for Between {
 }
 
 /// A stream from the first to the second, its two ends.
-async fn stream(a: &Peer, b: &mut Peer) -> ((SendStream, RecvStream), (SendStream, RecvStream)) {
+pub(super) async fn stream(a: &Peer, b: &mut Peer) -> ((SendStream, RecvStream), (SendStream, RecvStream)) {
     let connection = a.mesh.connection(b.key).await.expect("they are linked");
     let at_a = crate::transport::open_stream(&connection, StreamKind::Tcp).await.unwrap();
     let (_, send, recv) = timeout(PATIENCE, b.streams.recv()).await.expect("in time").expect("a stream");
     (at_a, (send, recv))
 }
 
-async fn through(send: &mut SendStream, recv: &mut RecvStream, text: &[u8]) {
+pub(super) async fn through(send: &mut SendStream, recv: &mut RecvStream, text: &[u8]) {
     send.write_all(text).await.unwrap();
     let mut read = vec![0; text.len()];
     timeout(PATIENCE, recv.read_exact(&mut read)).await.expect("in time").expect("whole");
