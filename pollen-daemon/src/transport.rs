@@ -144,6 +144,12 @@ pub trait StreamHandler: Send + Sync + 'static {
         true
     }
 
+    /// Where `peer` says that it is.
+    fn addresses(&self, peer: &NodeKey) -> Vec<SocketAddr> {
+        let _ = peer;
+        Vec::new()
+    }
+
     /// Who could pass packets on to `peer`, to whom none can be sent.
     fn relays(&self, peer: &NodeKey) -> Vec<NodeKey> {
         let _ = peer;

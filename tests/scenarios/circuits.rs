@@ -16,7 +16,7 @@ use super::services::connect;
 /// How soon a stream must go on through another relay: the dead one has to be noticed first.
 const SWITCHED_DEADLINE: Duration = Duration::from_secs(6);
 /// How soon a straight way is taken that was not there before.
-const STRAIGHT_DEADLINE: Duration = Duration::from_secs(15);
+const STRAIGHT_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The nodes `a` and `b`, which drop whatever is for each other, and relays that reach both. `r`, the first, founded.
 struct Apart<const N: usize> {

@@ -1,5 +1,6 @@
 //! Which part of the node takes what connections carry beside their link. Owns that choice alone.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -44,6 +45,10 @@ impl StreamHandler for Streams {
 
     fn admitted(&self, peer: NodeKey) -> bool {
         self.services.admitted(peer)
+    }
+
+    fn addresses(&self, peer: &NodeKey) -> Vec<SocketAddr> {
+        self.view.borrow().nodes.get(peer).map(|node| node.addrs.clone()).unwrap_or_default()
     }
 
     fn relays(&self, peer: &NodeKey) -> Vec<NodeKey> {

@@ -34,8 +34,12 @@ const ANSWER_BOUND: Duration = Duration::from_secs(3);
 const IDLE_MAX: Duration = Duration::from_secs(60);
 /// How often it looks.
 const IDLE_TICK: Duration = Duration::from_secs(5);
-/// How often a peer that is reached through a relay is looked for at its own addresses.
+/// How often a peer that is reached through a relay is looked for at its own addresses, at first…
 const STRAIGHTEN_EVERY: Duration = Duration::from_secs(5);
+/// …for so many times in vain…
+const STRAIGHTEN_EAGER: u32 = 12;
+/// …and from then on: two networks that let nothing pass seldom change their minds.
+const STRAIGHTEN_LATER: Duration = Duration::from_secs(20);
 /// How long it is looked for there.
 const STRAIGHTEN_BOUND: Duration = Duration::from_secs(2);
 /// Circuits that one member may have opened through this node.
@@ -328,13 +332,19 @@ async fn idle(made: &[Made; 2]) {
     }
 }
 
-/// Looks for a peer at its own addresses whenever it is reached through a relay, as long as the connection lives.
-pub async fn straighten(inner: Arc<Inner>, peer: NodeKey, connection: Connection, sources: Vec<Source>) {
+/// Looks for a peer at its own addresses, those it announces and those it was `dialed` at, whenever it is reached through a
+/// relay, as long as the connection lives. Both ends do: one of them may be let out where the other is not let in.
+pub async fn straighten(inner: Arc<Inner>, peer: NodeKey, connection: Connection, dialed: Vec<Source>) {
+    let mut vain = 0;
     while connection.close_reason().is_none() {
-        sleep(STRAIGHTEN_EVERY).await;
-        if sources.is_empty() || !matches!(inner.path.place(&peer), Some(Source::Circuit(_))) {
+        sleep(if vain < STRAIGHTEN_EAGER { STRAIGHTEN_EVERY } else { STRAIGHTEN_LATER }).await;
+        if !matches!(inner.path.place(&peer), Some(Source::Circuit(_))) {
+            vain = 0;
             continue;
         }
+        vain = vain.saturating_add(1);
+        let announced = inner.handler.addresses(&peer).into_iter().map(Source::from);
+        let sources: Vec<Source> = announced.chain(dialed.iter().copied()).collect();
         let Ok(nonce) = random() else { continue };
         if let Ok(mut proving) = inner.path.prove(peer, &sources, Nonce(nonce)) {
             // Nobody answers there: then it stays as it is.

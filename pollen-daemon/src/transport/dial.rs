@@ -203,6 +203,7 @@ async fn accept_one(inner: &Arc<Inner>, incoming: Incoming) -> Result<Infallible
     match admission {
         Admission::Current { link, orders, replaced } => {
             inner.runtime.spawn(link::run(inner.clone(), link, orders, replaced, None));
+            inner.runtime.spawn(circuits::straighten(inner.clone(), peer, connection.clone(), Vec::new()));
             Err(None)
         }
         Admission::Duplicate(_) => {

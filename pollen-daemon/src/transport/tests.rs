@@ -36,6 +36,8 @@ struct Peer {
     datagrams: mpsc::UnboundedReceiver<Bytes>,
     /// Whom it holds for able to relay.
     relays: Arc<Mutex<Vec<NodeKey>>>,
+    /// Where it holds any peer to be.
+    announced: Arc<Mutex<Vec<SocketAddr>>>,
 }
 
 struct Recorder {
@@ -44,6 +46,7 @@ struct Recorder {
     closed: Mutex<Vec<usize>>,
     admits: bool,
     relays: Arc<Mutex<Vec<NodeKey>>>,
+    announced: Arc<Mutex<Vec<SocketAddr>>>,
 }
 
 impl StreamHandler for Recorder {
@@ -58,6 +61,9 @@ impl StreamHandler for Recorder {
     }
     fn admitted(&self, _: NodeKey) -> bool {
         self.admits
+    }
+    fn addresses(&self, _: &NodeKey) -> Vec<SocketAddr> {
+        self.announced.lock().unwrap().clone()
     }
     fn relays(&self, _: &NodeKey) -> Vec<NodeKey> {
         self.relays.lock().unwrap().clone()
@@ -75,11 +81,28 @@ fn peer_with(seed: u8, admits: bool, events_max: usize, change: impl FnOnce(&mut
     let (streams, taken) = mpsc::unbounded_channel();
     let (datagrams, datagrams_taken) = mpsc::unbounded_channel();
     let relays = Arc::<Mutex<Vec<NodeKey>>>::default();
-    let handler = Recorder { streams, datagrams, closed: Mutex::default(), admits, relays: relays.clone() };
+    let announced = Arc::<Mutex<Vec<SocketAddr>>>::default();
+    let handler = Recorder {
+        streams,
+        datagrams,
+        closed: Mutex::default(),
+        admits,
+        relays: relays.clone(),
+        announced: announced.clone(),
+    };
     let mut config = MeshConfig::new(secret, 0);
     change(&mut config);
     let mesh = Mesh::start(config, events, Arc::new(handler)).unwrap();
-    Peer { mesh, key, events: received, passed: VecDeque::new(), streams: taken, datagrams: datagrams_taken, relays }
+    Peer {
+        mesh,
+        key,
+        events: received,
+        passed: VecDeque::new(),
+        streams: taken,
+        datagrams: datagrams_taken,
+        relays,
+        announced,
+    }
 }
 
 impl Peer {

@@ -85,6 +85,18 @@ async fn what_is_open_turns_straight_when_a_straight_way_is_there_and_back_when_
 }
 
 #[tokio::test]
+async fn whoever_was_dialled_looks_for_a_straight_way_too() {
+    let (mut a, mut b, _relay) = around().await;
+    a.mesh.dial(b.key, Vec::new());
+    a.up().await;
+    b.up().await;
+    assert_eq!(way(&b, &a).map(|way| way.0), Some(PathKind::Relayed));
+    // Known to the second alone, as of one that only it can reach.
+    b.announced.lock().unwrap().push(a.addr());
+    until("it is straight", || way(&a, &b).map(|way| way.0) == Some(PathKind::Direct)).await;
+}
+
+#[tokio::test]
 async fn a_relay_passes_on_nothing_of_a_stranger_and_for_nobody_it_is_not_told_to() {
     let (mut a, mut b, relay) = around().await;
     a.mesh.dial(b.key, Vec::new());
