@@ -26,23 +26,14 @@ struct Apart<const N: usize> {
     _lab: Lab,
 }
 
-/// From now on `from` sends nothing to `to`.
-fn cut(from: &Pln, to: &Pln, add: bool) {
-    for address in to.host.addresses().iter().filter(|address| address.is_ipv4()) {
-        let verb = if add { "add" } else { "del" };
-        let route = ["route", verb, "unreachable", &format!("{address}/32")];
-        from.host.namespace().unwrap().ip(&route).unwrap();
-    }
-}
-
 impl<const N: usize> Apart<N> {
     fn new(relays: [&str; N]) -> Option<Self> {
         let mut lab = lab_or_skip()?;
         let switch = lab.switch(Family::V4).unwrap();
         let mut host = |name: &str| Pln::on(lab.host(name, &[switch], 1500).unwrap());
         let (mut a, mut b, mut relays) = (host("a"), host("b"), relays.map(host));
-        cut(&a, &b, true);
-        cut(&b, &a, true);
+        a.host.shun(&b.host).unwrap();
+        b.host.shun(&a.host).unwrap();
         let (first, others) = relays.split_first_mut().unwrap();
         found(first).unwrap();
         for node in others.iter_mut().chain([&mut a, &mut b]) {
@@ -142,13 +133,13 @@ fn a_stream_outlives_its_relay_where_there_is_another_and_turns_straight_when_it
     apart.together();
 
     // The way opens under the stream.
-    cut(&apart.a, &apart.b, false);
-    cut(&apart.b, &apart.a, false);
+    apart.a.host.reach(&apart.b.host).unwrap();
+    apart.b.host.reach(&apart.a.host).unwrap();
     apart.await_path("direct", STRAIGHT_DEADLINE);
     ask(&mut stream, b"straight");
     // And closes again.
-    cut(&apart.a, &apart.b, true);
-    cut(&apart.b, &apart.a, true);
+    apart.a.host.shun(&apart.b.host).unwrap();
+    apart.b.host.shun(&apart.a.host).unwrap();
     ask(&mut stream, b"around again");
     apart.await_path("relayed", SWITCHED_DEADLINE);
 }

@@ -253,6 +253,30 @@ impl Host {
         }
     }
 
+    /// Sends nothing to `other` from now on: the kernel says at once that it is unreachable.
+    ///
+    /// # Errors
+    /// If it does so already, or without a namespace.
+    pub fn shun(&self, other: &Self) -> Result<()> {
+        self.shunned(other, "add")
+    }
+
+    /// Sends to `other` again.
+    ///
+    /// # Errors
+    /// If it never stopped.
+    pub fn reach(&self, other: &Self) -> Result<()> {
+        self.shunned(other, "del")
+    }
+
+    fn shunned(&self, other: &Self, verb: &str) -> Result<()> {
+        let namespace = self.namespace.as_ref().context("this machine itself is not told what to reach")?;
+        other
+            .addresses()
+            .iter()
+            .try_for_each(|address| namespace.ip(&["route", verb, "unreachable", &address.to_string()]))
+    }
+
     /// Runs `work` on it, on a thread of its own: sockets that it opens are the host's.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 mod call;
 mod idle;
 mod link;
+mod path;
 mod tunnel;
 
 use std::path::PathBuf;
@@ -22,6 +23,8 @@ pub enum What {
     Call(call::Flags),
     /// A file over bad links: lossy, jittery, far, slow; beside plain TCP over the same link
     Link(link::Flags),
+    /// A file straight and through a relay, by turns: goodput, round trip, processors
+    Path(path::Flags),
     /// Memory, CPU and traffic of an idle cluster; start; size; time until a death is known
     Idle(idle::Flags),
 }
@@ -32,6 +35,7 @@ pub fn run(what: &What) -> Result<()> {
         What::Tunnel(flags) => tunnel::run(flags),
         What::Call(flags) => call::run(flags),
         What::Link(flags) => link::run(flags),
+        What::Path(flags) => path::run(flags),
         What::Idle(flags) => idle::run(flags),
     }
 }
