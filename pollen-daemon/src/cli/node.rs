@@ -18,6 +18,7 @@ use crate::cli::offline::code_of_open;
 use crate::config::{Excluded, UpOptions};
 use crate::control::api::{self, Done};
 use crate::control::client::Client;
+use crate::control::invite::plain_props;
 use crate::control::settings::parse_address;
 use crate::enroll::{self, EnrollError};
 use crate::http::failure::{Code, Failure};
@@ -39,7 +40,9 @@ pub(super) struct Init {
 impl Init {
     pub(super) fn run(self, dir: &Path, output: &mut Output<'_, '_>, offline: &dyn Offline) -> Result<(), Failure> {
         let _acting = act_for(dir)?;
-        let founded = offline.init(dir, self.props.resolve(std::io::stdin())?)?;
+        let props = self.props.resolve(std::io::stdin())?;
+        plain_props(&props)?;
+        let founded = offline.init(dir, props)?;
         let (root, cluster, node) = (founded.root, founded.cluster, founded.node);
         let document =
             json!({"root_pub": root.to_string(), "cluster_id": cluster.to_string(), "node": node.to_string()});

@@ -1,6 +1,7 @@
 //! From what an operator asks of an invite to its terms. Owns what can be asked; signs nothing.
 //! Invariant: terms name every right; nothing is left for a reader of the invite to assume.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
@@ -12,6 +13,7 @@ use pollen_common::time::UnixMs;
 use crate::control::api::InviteBody;
 use crate::http::failure::{Code, Failure};
 use crate::status::TierName;
+use crate::status::plain::{is_plain, plain};
 
 /// The terms of the invite that `body` asks for.
 ///
@@ -30,6 +32,7 @@ pub fn terms(body: &InviteBody, now: UnixMs) -> Result<InviteTerms, Failure> {
     if body.tier != TierName::Admin && body.pool_kib.is_some_and(|pool| pool > 0) {
         return Err(usage("only an admin has a pool, for only an admin admits others").hint("add --admin"));
     }
+    plain_props(&body.props)?;
     let subject = body.subject.as_deref().map(parse_subject).transpose()?;
     Ok(InviteTerms {
         rights: Rights {
@@ -42,6 +45,21 @@ pub fn terms(body: &InviteBody, now: UnixMs) -> Result<InviteTerms, Failure> {
         subject,
         not_after: now.after(Duration::from_millis(body.ttl_ms)),
     })
+}
+
+/// Refuses properties that would not show as they are.
+///
+/// # Errors
+/// `Usage`.
+pub fn plain_props(props: &BTreeMap<String, String>) -> Result<(), Failure> {
+    match props.iter().find(|(key, value)| !is_plain(key) || !is_plain(value)) {
+        None => Ok(()),
+        Some((key, _)) => Err(Failure::new(
+            Code::Usage,
+            format!("the property `{}` has characters that do not show, or make others show elsewhere", plain(key)),
+        )
+        .hint("leave line feeds, control and bidirectional characters out")),
+    }
 }
 
 fn parse_subject(hex: &str) -> Result<NodeKey, Failure> {
@@ -99,6 +117,8 @@ mod tests {
             InviteBody { quota_kib: Some(63), ..asked(TierName::Leaf) },
             InviteBody { pool_kib: Some(1), ..asked(TierName::Publisher) },
             InviteBody { subject: Some("abcd".into()), ..asked(TierName::Leaf) },
+            InviteBody { props: [("a".into(), "b\u{202e}c".into())].into(), ..asked(TierName::Leaf) },
+            InviteBody { props: [("a\n".into(), "b".into())].into(), ..asked(TierName::Leaf) },
         ];
         for body in cases {
             assert_eq!(made(&body).map_err(|f| f.code), Err(Code::Usage), "{body:?}");

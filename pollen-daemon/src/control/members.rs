@@ -10,6 +10,7 @@ use pollen_common::node::{Command, Grant};
 use pollen_common::time::UnixMs;
 
 use super::api::{GrantBody, Judged};
+use super::invite::plain_props;
 use super::resolve;
 use super::server::{Api, JsonBody, Segment, Shared, within};
 use crate::http::failure::{Code, Failure};
@@ -49,6 +50,7 @@ async fn say(api: &Api, subject: NodeKey, command: Command) -> Result<Json<Judge
 
 fn asked(body: GrantBody, now: UnixMs) -> Result<Grant, Failure> {
     let GrantBody { tier, props, quota_kib, pool_kib, expire_after_ms, never_expires } = body;
+    props.as_ref().map_or(Ok(()), plain_props)?;
     let nothing = tier.is_none() && props.is_none() && quota_kib.is_none() && pool_kib.is_none();
     if nothing && expire_after_ms.is_none() && !never_expires {
         return Err(Failure::new(Code::Usage, "a grant of nothing changes nothing")

@@ -14,9 +14,15 @@ pub fn plain(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Characters that make what follows appear elsewhere (Unicode's bidirectional controls).
+/// Whether `text` is one line that shows as it is: what people type in to be shown has to be.
+#[must_use]
+pub fn is_plain(text: &str) -> bool {
+    !text.chars().any(|c| c.is_control() || is_reordering(c))
+}
+
+/// Characters that make what follows appear elsewhere (Unicode's `Bidi_Control`).
 const fn is_reordering(c: char) -> bool {
-    matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+    matches!(c, '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -27,5 +33,8 @@ mod tests {
     fn escape_sequences_do_not_survive() {
         assert_eq!(plain("a\x1b[2Jb\rc\u{9b}d\u{202e}e"), "a\u{fffd}[2Jb\u{fffd}c\u{fffd}d\u{fffd}e");
         assert!(matches!(plain("häuser\nzwei"), Cow::Borrowed(_)));
+        assert!(
+            is_plain("häuser, zwei") && ["a\nb", "a\u{200f}b", "\u{61c}", "\x1b"].iter().all(|text| !is_plain(text))
+        );
     }
 }
