@@ -7,7 +7,7 @@ use tests::cluster::{TOGETHER_DEADLINE, form, invite, join};
 use tests::lab::{Family, lab_or_skip};
 use tests::patience::eventually;
 use tests::pln::{Pln, exit};
-use tests::status::{Status, await_online};
+use tests::status::{Status, await_condition, await_online};
 use tests::traffic::{Server, dial, exchange};
 
 use super::services::connect;
@@ -69,6 +69,11 @@ fn a_denied_member_is_cut_off_everywhere_with_all_it_admitted_and_comes_back_whe
     assert!(shown.contains("denied by a") && shown.contains(&id[..8]), "{shown}");
     let events = a.ok(&["events"]).unwrap();
     assert!(events.contains("is denied, by this node"), "{events}");
+
+    // Both that are out are told what happened, not that their network fails.
+    for node in [&b, &d] {
+        await_condition(node, "not_member", &["denied"], TOGETHER_DEADLINE).unwrap();
+    }
 
     // It lasts: over everybody's restart, and while only those who heard it from others are up.
     for node in [&mut a, &mut b, &mut c, &mut d] {
