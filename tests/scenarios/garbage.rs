@@ -47,13 +47,17 @@ fn garbage_at_the_udp_port_is_counted_by_reason_and_disturbs_nobody() {
             // A relay frame, a probe, QUIC with a long and with a short header, or anything.
             *first = *[0x01, 0x02, 0xc0, 0x40, *first].get(usize::try_from(packet % 5).unwrap()).unwrap();
         }
+        if packet % 10 == 0 {
+            // A frame of this version, of no circuit that there is.
+            bytes.iter_mut().skip(1).take(3).for_each(|reserved| *reserved = 0);
+        }
         // The kernel may refuse for want of a buffer; enough others get through.
         let _refused = socket.send_to(&bytes, to);
     }
     await_online(&[a, b], &["a", "b"], Duration::from_secs(1)).unwrap();
     let after = a.resident_kib().unwrap();
     assert!(after <= before + GROWTH_KIB_MAX, "a grew from {before} to {after} KiB");
-    for reason in ["circuit", "unbound_source"] {
+    for reason in ["circuit_malformed", "circuit_label", "unbound_source"] {
         let frames = counted(a, &format!("pln_frames_dropped_total{{reason=\"{reason}\"}}"));
         assert!(frames > PACKETS / 50, "{frames} frames were counted as {reason}");
     }
