@@ -38,6 +38,8 @@ pub trait Daemon: Send + Sync + 'static {
     fn about(&self) -> About;
     /// The node's present reading of the cluster.
     fn view(&self) -> Arc<View>;
+    /// The same, to be told of changes.
+    fn views(&self) -> watch::Receiver<Arc<View>>;
     /// Counters and gauges of every part, for `status` and `/metrics`.
     fn numbers(&self) -> Numbers;
     /// What its parts say is wrong with them.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pollen_common::identity::NodeKey;
+use pollen_common::node::{Refusal, RefusalKind};
 use pollen_common::views::{Name, Protocol, View};
 use pollen_common::wire::streams::service::Target;
 use quinn::{Connection, RecvStream, SendStream};
@@ -55,7 +56,7 @@ pub use imports::{IMPORTS_MAX, Import};
 pub use numbers::ServiceNumbers;
 pub use refusal::ConnectError;
 pub use request::{Connect, Disconnect, Listener, Serve, ServiceRef};
-pub use resolve::{ResolveError, node as resolve_node};
+pub use resolve::{COMING_MAX, ResolveError, may_come, node as resolve_node};
 pub use server::{NoServer, Server};
 pub use tally::Carried;
 #[cfg(test)]
@@ -268,6 +269,17 @@ impl Services {
             }
         }
         gone
+    }
+
+    /// Waits until what a `connect` asks for is known, if news of it can come, and at most [`COMING_MAX`].
+    pub async fn coming(&self, request: &Connect) {
+        let is_here = |view: &Arc<View>| {
+            let found = resolve::service(view, &request.service, request.provider.as_deref());
+            let unknown = found.is_err_and(|error| Refusal::from(error).kind == RefusalKind::NotFound);
+            !unknown || !may_come(view)
+        };
+        // What is not known by then is refused as unknown.
+        let _ = tokio::time::timeout(COMING_MAX, self.0.view.clone().wait_for(is_here)).await;
     }
 
     /// Opens local listeners to a service of the mesh, one for each protocol that it speaks. Idempotent: the same service

@@ -16,16 +16,19 @@ use bytes::BytesMut;
 use futures_util::FutureExt as _;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
+use pollen_common::views::View;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use super::resolve;
 use crate::handle::Daemon;
 use crate::http::failure::{Code, Failure};
 use crate::http::refused::Refused;
 use crate::http::{After, App, Pace};
+use crate::services::{COMING_MAX, may_come};
 use crate::workload::BODY_BYTES_MAX;
-use crate::workload::{CallAnswer, CallFailure, CallRequest};
+use crate::workload::{CallAnswer, CallFailure, CallRequest, SeedRef};
 
 /// What the path of a call begins with.
 pub const PATH: &str = "/v1/calls/";
@@ -146,14 +149,29 @@ impl Calls {
         }
         let asked = Asked::read(head.uri.path(), head.uri.query());
         let asked = asked.map_err(|message| refused(Refused::Target, StatusCode::BAD_REQUEST, message))?;
-        let seed = resolve::seed(&self.daemon.view(), &asked.seed)?;
         pace.allow(asked.timeout + EXCHANGE_SLACK);
+        let began = Instant::now();
+        let seed = self.coming(&asked).await?;
+        let waited = began.elapsed();
         let (input, room) = self.read(body).await?;
         let Asked { function, timeout, retries, .. } = asked;
-        let call = CallRequest { seed, function: function.into_owned(), input, timeout, retries };
+        let call = CallRequest { seed, function: function.into_owned(), input, timeout, retries, waited };
         let answer = self.daemon.call(call).await.map_err(Unanswered::Call);
         drop(room);
         answer
+    }
+
+    /// The seed that is asked for; one that is not known yet is waited for, where news of it can come.
+    async fn coming(&self, asked: &Asked<'_>) -> Result<SeedRef, Failure> {
+        let found = resolve::seed(&self.daemon.view(), &asked.seed);
+        if !is_unknown(&found) {
+            return found;
+        }
+        let mut views = self.daemon.views();
+        let may_end = |view: &Arc<View>| !may_come(view) || !is_unknown(&resolve::seed(view, &asked.seed));
+        // What is not known by then is refused as unknown.
+        let _ = tokio::time::timeout(COMING_MAX.min(asked.timeout), views.wait_for(may_end)).await;
+        resolve::seed(&self.daemon.view(), &asked.seed)
     }
 
     /// The whole input. One that came with its head, as small ones do, is neither copied nor waited for.
@@ -210,6 +228,10 @@ impl Calls {
         let room = Arc::clone(&self.large_bodies).acquire_many_owned(kib).await;
         room.expect("it is never closed")
     }
+}
+
+fn is_unknown(found: &Result<SeedRef, Failure>) -> bool {
+    found.as_ref().is_err_and(|failure| failure.code == Code::NotFound)
 }
 
 fn too_large() -> Unanswered {

@@ -264,6 +264,8 @@ impl Running {
     }
 
     async fn open_listeners(&self, request: Connect) -> Result<Vec<Listener>, Refusal> {
+        // Before the lock: nobody else's change waits for a name that is misspelt.
+        self.parts.services.coming(&request).await;
         let _changing = self.changing_services.lock().await;
         let listeners = self.parts.services.connect(&request)?;
         self.save_services().await?;
@@ -396,6 +398,10 @@ impl Daemon for Running {
 
     fn view(&self) -> Arc<View> {
         self.parts.driver.view()
+    }
+
+    fn views(&self) -> watch::Receiver<Arc<View>> {
+        self.parts.driver.views()
     }
 
     fn numbers(&self) -> Numbers {

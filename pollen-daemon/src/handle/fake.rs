@@ -20,7 +20,7 @@ use crate::workload::{CallAnswer, CallFailure, CallRequest};
 
 pub(crate) struct Fake {
     dir: PathBuf,
-    view: Arc<View>,
+    view: watch::Sender<Arc<View>>,
     asked: Mutex<Asked>,
     events: broadcast::Sender<EventRecord>,
     logs: broadcast::Sender<String>,
@@ -46,7 +46,7 @@ impl Fake {
     pub(crate) fn new(dir: &Path) -> Arc<Self> {
         Arc::new(Self {
             dir: dir.to_owned(),
-            view: Arc::new(sample::view()),
+            view: watch::Sender::new(Arc::new(sample::view())),
             asked: Mutex::default(),
             events: broadcast::channel(4).0,
             logs: broadcast::channel(4).0,
@@ -55,6 +55,11 @@ impl Fake {
 
     pub(crate) fn asked(&self) -> MutexGuard<'_, Asked> {
         self.asked.lock().expect("no test panics while it holds this")
+    }
+
+    /// From now on it sees this.
+    pub(crate) fn sees(&self, view: View) {
+        self.view.send_replace(Arc::new(view));
     }
 
     pub(crate) fn event(seq: u64) -> EventRecord {
@@ -83,7 +88,11 @@ impl Daemon for Fake {
     }
 
     fn view(&self) -> Arc<View> {
-        Arc::clone(&self.view)
+        Arc::clone(&self.view.borrow())
+    }
+
+    fn views(&self) -> watch::Receiver<Arc<View>> {
+        self.view.subscribe()
     }
 
     fn numbers(&self) -> Numbers {

@@ -1,5 +1,7 @@
 //! What people mean by a service and a provider. Reads a view, changes nothing.
 
+use std::time::Duration;
+
 use pollen_common::identity::NodeKey;
 use pollen_common::node::{Refusal, RefusalKind};
 use pollen_common::views::{Name, Protocol, View};
@@ -7,6 +9,15 @@ use pollen_common::wire::streams::service::Target;
 
 use crate::nearest::nearest;
 use crate::services::ServiceRef;
+
+/// How long a call or a `connect` waits for a name that is not known here yet: news of a publisher far away, over links
+/// that lose some, comes within it. A name that is misspelt costs as much.
+pub const COMING_MAX: Duration = Duration::from_secs(5);
+
+/// Whether news of a name that `view` lacks can come: who has the mesh to itself knows all there is.
+pub fn may_come(view: &View) -> bool {
+    view.nodes.len() > 1
+}
 
 /// What a `connect` asks for, found in a view.
 #[derive(Clone, Debug, PartialEq, Eq)]

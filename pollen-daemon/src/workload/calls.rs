@@ -23,6 +23,7 @@ use crate::workload::{CallError, Caller, Invocation, World};
 
 mod admission;
 mod attempt;
+mod coming;
 mod dispatch;
 mod failure;
 mod peers;
@@ -106,6 +107,8 @@ struct Ask {
     input: Bytes,
     deadline: Instant,
     retries: u32,
+    /// How long it has waited already for its name to be known.
+    waited: Duration,
     caller: Arc<Caller>,
     /// Tail calls so far.
     hops: u8,
@@ -143,14 +146,15 @@ impl Calls {
     /// # Errors
     /// [`CallFailure`] says whether the guest may have run.
     pub async fn call(&self, request: CallRequest) -> Result<CallAnswer, CallFailure> {
-        let CallRequest { seed, function, input, timeout, retries } = request;
+        let CallRequest { seed, function, input, timeout, retries, waited } = request;
         let view = self.0.view.borrow().clone();
         let ask = Ask {
             target: seed,
             function,
             input,
-            deadline: Instant::now() + timeout.min(DEADLINE_MAX),
+            deadline: Instant::now() + timeout.min(DEADLINE_MAX).saturating_sub(waited),
             retries,
+            waited,
             caller: Arc::new(caller(&view, view.me)),
             hops: 0,
         };

@@ -38,6 +38,8 @@ pub struct CallRequest {
     pub timeout: Duration,
     /// How often it may be tried again elsewhere.
     pub retries: u32,
+    /// What of that time, and of the time that a call waits for a name, has gone on waiting for the name.
+    pub waited: Duration,
 }
 
 /// What a call gave.

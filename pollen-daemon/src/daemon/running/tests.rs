@@ -148,7 +148,7 @@ async fn echoed(node: &Running, input: &'static str) -> Result<CallAnswer, CallF
     let seed = SeedRef::Name("echo".parse().expect("a name"));
     let input = Bytes::from_static(input.as_bytes());
     let timeout = Duration::from_secs(20);
-    node.call(CallRequest { seed, function: "echo".into(), input, timeout, retries: 3 }).await
+    node.call(CallRequest { seed, function: "echo".into(), input, timeout, retries: 3, waited: Duration::ZERO }).await
 }
 
 const ECHO: &str = include_str!("../../../../docs/examples/echo.wat");

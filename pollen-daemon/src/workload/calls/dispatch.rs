@@ -1,6 +1,7 @@
 //! Where a call goes, and where next when it was not taken. Owns rounds, retries and hedges; knows nothing of streams.
-//! Invariants: a node is tried once in a round, and rounds are bounded by what the asker allows; a second try begins
-//! only when the first certainly did not run, or the seed is idempotent.
+//! Invariants: a node is tried once in a round, and rounds are bounded by what the asker allows, or, while all say that
+//! this node's view is behind, by the time that a call waits for what is coming; a second try begins only when the
+//! first certainly did not run, or the seed is idempotent.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,10 +18,12 @@ use pollen_common::wire::streams::call::{CALL_DEPTH_MAX, FUNCTION_BYTES_MAX, HOP
 use tokio::time::{Instant, sleep_until};
 
 use super::attempt::{self, NotTaken, Outcome};
+use super::coming::coming;
 use super::failure::Failure;
 use super::run::{self, Done};
 use super::target::Resolved;
 use super::{Ask, Shared, name_of};
+use crate::services::COMING_MAX;
 use crate::services::choose::{self, Candidate, Choice};
 use crate::workload::BODY_BYTES_MAX;
 use crate::workload::{CallAnswer, SeedRef};
@@ -43,6 +46,8 @@ struct Trail {
     /// Of the last round.
     reasons: Vec<String>,
     status: Option<Status>,
+    /// Nobody in the last round said anything but that it is not hosted there.
+    moved: bool,
     /// A try may have run.
     ran: bool,
 }
@@ -80,18 +85,29 @@ async fn rounds(shared: &Arc<Shared>, ask: &Ask) -> Result<Done, Failure> {
     if ask.caller.path.contains(&ask.target.step()) {
         return Err(Failure::cycle());
     }
+    let patient_until = ask.deadline.min(Instant::now() + COMING_MAX.saturating_sub(ask.waited));
     let mut trail = Trail::default();
-    for round in 0..=ask.retries.min(ROUNDS_MAX) {
-        if round > 0 {
-            back_off(shared, ask, round, &trail).await?;
-        }
-        let view = shared.view();
-        let found = shared.meanings.of(&view, &ask.target).ok_or_else(|| Failure::not_found(&ask.target))?;
+    let (mut retries, mut pauses) = (0, 0);
+    loop {
+        let (view, found) = coming(shared, &ask.target, patient_until).await;
+        let found = found.ok_or_else(|| Failure { ran: trail.ran, ..Failure::not_found(&ask.target) })?;
         trail.reasons.clear();
         trail.status = None;
+        trail.moved = true;
         if let Some(result) = try_hosts(shared, &view, &found, ask, &mut trail).await {
             return result;
         }
+        // All whom this node's view names say that it is elsewhere: the view is behind, and no host has failed.
+        let behind = trail.moved && !trail.reasons.is_empty() && Instant::now() < patient_until;
+        if !behind {
+            let nobody = trail.reasons.is_empty() && Instant::now() >= ask.deadline;
+            if nobody || retries == ask.retries.min(ROUNDS_MAX) {
+                break;
+            }
+            retries += 1;
+        }
+        pauses += 1;
+        back_off(shared, ask, pauses, &trail).await?;
     }
     // It may have gone while it was asked for: then nobody refused.
     if shared.meanings.of(&shared.view(), &ask.target).is_none() {
@@ -156,6 +172,7 @@ async fn try_hosts(
                     tracing::debug!(%host, seed = %found.name, why, "call not taken");
                     trail.reasons.push(format!("{}: {why}", name_of(view, &host)));
                     trail.status = status.or(trail.status);
+                    trail.moved &= status == Some(Status::NotHere);
                     trail.ran |= ran;
                 }
             },

@@ -3,6 +3,7 @@
 //! Invariant: the instance and its place are given up before a tail call goes on.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pollen_common::identity::{Digest, NodeKey};
 use pollen_common::node::RefusalKind;
@@ -112,6 +113,7 @@ async fn go_on(shared: &Arc<Shared>, tail: TailCall, ask: Ask) -> Result<Done, F
         return Err(Failure::depth());
     }
     let TailCall { name, function, input } = tail;
-    let next = Ask { target: SeedRef::Name(name), function, input, retries: GUEST_RETRIES, hops: ask.hops + 1, ..ask };
+    let (target, retries, hops) = (SeedRef::Name(name), GUEST_RETRIES, ask.hops + 1);
+    let next = Ask { target, function, input, retries, waited: Duration::ZERO, hops, ..ask };
     dispatch::boxed(Arc::clone(shared), next).await
 }

@@ -132,6 +132,7 @@ async fn answer_to(shared: &Arc<Shared>, peer: NodeKey, incoming: &mut Incoming)
         input,
         deadline: now + remaining,
         retries: GUEST_RETRIES,
+        waited: Duration::ZERO,
         caller: Arc::new(caller),
         hops: header.hops,
     };

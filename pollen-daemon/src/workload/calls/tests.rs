@@ -2,6 +2,7 @@
 
 mod chains;
 mod cluster;
+mod coming;
 mod death;
 mod elsewhere;
 mod plain;

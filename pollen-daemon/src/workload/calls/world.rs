@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -70,6 +71,7 @@ impl World for GuestWorld {
                     input,
                     deadline,
                     retries: GUEST_RETRIES,
+                    waited: Duration::ZERO,
                     caller: Arc::new(Caller { peer: *peer, attributes: attributes.clone(), path }),
                     hops: self.hops,
                 };
@@ -162,8 +164,6 @@ impl LogGate {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

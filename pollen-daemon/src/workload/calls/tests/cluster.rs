@@ -133,6 +133,7 @@ pub(super) fn request(seed: &str, input: &'static [u8]) -> CallRequest {
         input: Bytes::from_static(input),
         timeout: SOON,
         retries: 3,
+        waited: Duration::ZERO,
     }
 }
 

@@ -11,6 +11,11 @@ use super::{seed_version, with_seed};
 use crate::workload::{BODY_BYTES_MAX, CallError};
 use crate::workload::{CallRequest, SeedRef};
 
+/// A call that does not wait long for what never comes.
+fn hasty(seed: &str, input: &'static [u8]) -> CallRequest {
+    CallRequest { timeout: Duration::from_millis(200), ..request(seed, input) }
+}
+
 #[tokio::test]
 async fn a_call_reaches_a_seed_that_another_node_hosts() {
     let (cluster, version) = (Cluster::start(2), seed_version(1));
@@ -51,7 +56,7 @@ async fn a_seed_is_reached_by_the_hash_of_its_module_too() {
     cluster.publish(|view| with_seed(view, "echo", &[version], &[(version, &[host])]));
     let is_here = |node: usize, module| cluster.0[node].calls.is_here(&SeedRef::Module(module));
     assert!(is_here(0, version.module) && !is_here(1, version.module) && !is_here(0, seed_version(2).module));
-    let by_hash = |module| CallRequest { seed: SeedRef::Module(module), ..request("x", b"hi") };
+    let by_hash = |module| CallRequest { seed: SeedRef::Module(module), ..hasty("x", b"hi") };
     let answer = cluster.0[1].call(by_hash(version.module)).await.expect("hosted");
     assert_eq!(answer.version, version.id());
     let failure = cluster.0[1].call(by_hash(seed_version(2).module)).await.expect_err("nobody has it");
@@ -83,8 +88,8 @@ async fn what_is_not_there_is_told_apart() {
         assert!(!failure.may_have_run, "{failure:?}");
         failure.kind
     };
-    assert_eq!(kind(request("nope", b"")).await, RefusalKind::NotFound);
-    assert_eq!(kind(request("nowhere", b"")).await, RefusalKind::Unreachable);
+    assert_eq!(kind(hasty("nope", b"")).await, RefusalKind::NotFound);
+    assert_eq!(kind(hasty("nowhere", b"")).await, RefusalKind::Unreachable);
     assert_eq!(kind(CallRequest { function: "missing".into(), ..request("echo", b"") }).await, RefusalKind::NotFound);
     assert_eq!(kind(CallRequest { function: String::new(), ..request("echo", b"") }).await, RefusalKind::Usage);
     let huge = Bytes::from(vec![0; BODY_BYTES_MAX + 1]);
