@@ -3,6 +3,7 @@
 
 mod calls;
 mod chains;
+mod coming;
 mod death;
 mod limits;
 mod restart;

@@ -96,6 +96,26 @@ async fn a_call_brings_bytes_and_gets_bytes_with_who_served_them() {
 }
 
 #[tokio::test]
+async fn a_call_waits_for_news_of_its_seed_within_its_own_time() {
+    let running = start().await;
+    let mut without = sample::view();
+    let hello = without.seeds.remove(&sample::name("hello")).expect("the sample has it");
+    running.fake.sees(without.clone());
+    let late = call(&running, "hello/echo?timeout_ms=100", b"").await.unwrap_err();
+    assert_eq!(late.code, Code::NotFound);
+    let news = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(running.fake.asked().called.is_empty(), "it is not known yet");
+        without.seeds.insert(hello.name.clone(), hello);
+        running.fake.sees(without);
+    };
+    let (answer, ()) = tokio::join!(call(&running, "hello/echo", b"x"), news);
+    assert_eq!(&answer.expect("it is known now").1[..], b"x");
+    let asked = running.fake.asked().called.remove(0);
+    assert!(asked.waited >= Duration::from_millis(50), "{:?}", asked.waited);
+}
+
+#[tokio::test]
 async fn a_call_without_output_says_whether_it_may_have_run() {
     let running = start().await;
     let none = call(&running, "hello/none", b"").await.unwrap_err();
@@ -112,7 +132,7 @@ async fn a_call_without_output_says_whether_it_may_have_run() {
 #[tokio::test]
 async fn what_is_no_call_is_refused_and_the_connection_ends() {
     let running = start().await;
-    let absent = call(&running, "absent/echo", b"").await.unwrap_err();
+    let absent = call(&running, "absent/echo?timeout_ms=50", b"").await.unwrap_err();
     assert_eq!(absent.code, Code::NotFound);
     for (request, status) in [
         ("GET /v1/calls/hello/echo HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(), "405"),
