@@ -99,7 +99,7 @@ async fn a_call_brings_bytes_and_gets_bytes_with_who_served_them() {
 async fn a_call_waits_for_news_of_its_seed_within_its_own_time() {
     let running = start().await;
     let mut without = sample::view();
-    let hello = without.seeds.remove(&sample::name("hello")).expect("the sample has it");
+    let hello = without.seeds.pop_first().expect("the sample has one").1;
     running.fake.sees(without.clone());
     let late = call(&running, "hello/echo?timeout_ms=100", b"").await.unwrap_err();
     assert_eq!(late.code, Code::NotFound);
