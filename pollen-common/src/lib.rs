@@ -22,6 +22,8 @@ pub mod hash;
 #[cfg(feature = "core")]
 pub mod identity;
 #[cfg(feature = "core")]
+pub mod mapping;
+#[cfg(feature = "core")]
 pub mod maps;
 #[cfg(feature = "core")]
 pub mod names;

@@ -6,13 +6,14 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use pollen_common::identity::NodeKey;
+use pollen_common::mapping::Nats;
 use pollen_common::time::UnixMs;
 use pollen_common::views::{Fallen, Liveness, NodeInfo, Provider, ServiceInfo, View};
 use serde::{Deserialize, Serialize};
 
 use crate::datapath::Standing;
 use crate::services::Listener;
-use crate::transport::CircuitNumbers;
+use crate::transport::{CircuitNumbers, PunchNumbers};
 
 pub mod condition;
 pub mod health;
@@ -73,6 +74,8 @@ pub struct Status {
     pub datapath: Datapath,
     #[serde(default)]
     pub circuits: Circuits,
+    #[serde(default)]
+    pub punching: Punching,
     pub socket: Socket,
 }
 
@@ -106,6 +109,9 @@ pub struct NodeRow {
     pub hops: Option<u8>,
     /// The connection with it, where there is one.
     pub path: Option<PathRow>,
+    /// What kind of translator stands before it, where that is known: of this node, and of peers with a connection.
+    #[serde(default)]
+    pub nat: Option<NatRow>,
     /// How many peers it has links with.
     pub links: usize,
     pub addrs: Vec<SocketAddr>,
@@ -174,6 +180,35 @@ impl From<&PeerNumbers> for PathRow {
             bytes_out: peer.bytes_out,
             lost: peer.lost,
         }
+    }
+}
+
+/// What kind of address translator (NAT) stands between a node and others, in each family of addresses: `none`, `easy`
+/// (one mapping for all: others can be told of it), `hard` (a mapping for each destination), or `unknown`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatRow {
+    pub ipv4: String,
+    pub ipv6: String,
+}
+
+impl From<Nats> for NatRow {
+    fn from(Nats { v4, v6 }: Nats) -> Self {
+        Self { ipv4: v4.label().into(), ipv6: v6.label().into() }
+    }
+}
+
+/// Looking for a straight way to peers that are reached through a relay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Punching {
+    /// Rounds since the start.
+    pub rounds: u64,
+    /// Those that found one.
+    pub opened: u64,
+}
+
+impl From<PunchNumbers> for Punching {
+    fn from(PunchNumbers { rounds, opened, .. }: PunchNumbers) -> Self {
+        Self { rounds, opened }
     }
 }
 
@@ -297,6 +332,7 @@ impl Status {
             connections: listeners.iter().map(Connection::from).collect(),
             document: document(view),
             circuits: Circuits::from(numbers.circuits),
+            punching: Punching::from(numbers.punches),
             socket: Socket::from(&numbers.socket),
             datapath: Datapath { rung: datapath.rung.label().into(), why_not_higher: datapath.why_not_higher.clone() },
         }
@@ -319,8 +355,7 @@ fn me(Reading { about, view, .. }: Reading<'_>) -> Me {
 }
 
 fn nodes(Reading { view, numbers, .. }: Reading<'_>) -> Vec<NodeRow> {
-    let mut nodes: Vec<NodeRow> =
-        view.nodes.values().map(|node| node_row(node, numbers.peers.iter().find(|p| p.peer == node.key))).collect();
+    let mut nodes: Vec<NodeRow> = view.nodes.values().map(|node| node_row(node, numbers)).collect();
     nodes.sort_by_cached_key(|row| (row.state != NodeState::Me, row.name.is_none(), row.name.clone(), row.key.clone()));
     nodes
 }
@@ -338,7 +373,12 @@ fn fallen(view: &View) -> Vec<FallenRow> {
     view.fallen.iter().map(row).collect()
 }
 
-pub(crate) fn node_row(node: &NodeInfo, connection: Option<&PeerNumbers>) -> NodeRow {
+pub(crate) fn node_row(node: &NodeInfo, numbers: &Numbers) -> NodeRow {
+    let connection = numbers.peers.iter().find(|peer| peer.peer == node.key);
+    let nats = match node.liveness {
+        Liveness::Me => Some(numbers.punches.nats),
+        Liveness::Online { .. } | Liveness::Offline => connection.and_then(|peer| peer.nats),
+    };
     let (via, hops) = match node.liveness {
         Liveness::Me => (None, Some(0)),
         Liveness::Online { via, hops } => ((via != node.key).then(|| via.to_string()), Some(hops)),
@@ -352,6 +392,7 @@ pub(crate) fn node_row(node: &NodeInfo, connection: Option<&PeerNumbers>) -> Nod
         via,
         hops,
         path: connection.map(PathRow::from),
+        nat: nats.map(NatRow::from),
         links: node.links.len(),
         addrs: node.addrs.clone(),
         props: node.member.rights.props.clone(),

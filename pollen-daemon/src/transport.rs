@@ -10,6 +10,7 @@ mod endpoint;
 mod link;
 mod links;
 pub mod path;
+mod punch;
 mod reset;
 mod seek;
 mod snapshot;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pollen_common::identity::{NodeKey, SecretKey};
+use pollen_common::mapping;
 use pollen_common::node::{Input, LinkId};
 use quinn::VarInt;
 use tokio::runtime::{Builder, Handle};
@@ -34,12 +36,14 @@ use tokio::sync::{mpsc, watch};
 pub use self::circuits::CircuitNumbers;
 pub use self::dial::DialError;
 pub use self::drops::{DropReason, Drops};
+pub use self::punch::PunchNumbers;
 pub use self::snapshot::{MeshSnapshot, PathKind, PeerSnapshot};
 
 use self::circuits::Circuits;
 use self::dial::Dials;
 use self::links::Links;
 use self::path::PathSocket;
+use self::punch::Punches;
 use self::reset::ResetKey;
 use self::tls::Tls;
 
@@ -144,10 +148,15 @@ pub trait StreamHandler: Send + Sync + 'static {
         true
     }
 
-    /// Where `peer` says that it is.
+    /// Where `peer` says that it is; of this node, where it is.
     fn addresses(&self, peer: &NodeKey) -> Vec<SocketAddr> {
         let _ = peer;
         Vec::new()
+    }
+
+    /// Whether a peer may be looked for at an address that it gives for itself.
+    fn may_be_asked(&self, addr: &SocketAddr) -> bool {
+        mapping::may_be_asked(addr)
     }
 
     /// Who could pass packets on to `peer`, to whom none can be sent.
@@ -200,6 +209,7 @@ struct Inner {
     links: Links,
     dials: Dials,
     circuits: Circuits,
+    punches: Punches,
     drops: Arc<Drops>,
     events: mpsc::Sender<MeshEvent>,
     handler: Arc<dyn StreamHandler>,
@@ -266,6 +276,7 @@ impl Mesh {
             links: Links::new(key, config.strangers_max),
             dials: Dials::default(),
             circuits: Circuits::default(),
+            punches: Punches::default(),
             drops,
             events,
             handler,

@@ -65,7 +65,7 @@ impl<const N: usize> Apart<N> {
     }
 }
 
-fn ask(stream: &mut std::net::TcpStream, text: &[u8]) {
+pub(super) fn ask(stream: &mut std::net::TcpStream, text: &[u8]) {
     stream.write_all(text).unwrap();
     let mut answer = vec![0; text.len()];
     stream.read_exact(&mut answer).expect("the stream goes on");

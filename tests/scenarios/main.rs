@@ -16,6 +16,7 @@ mod lost;
 mod operate;
 mod partition;
 mod pauses;
+mod punching;
 mod restart;
 mod rooms;
 mod seeds;

@@ -277,6 +277,18 @@ impl Host {
             .try_for_each(|address| namespace.ip(&["route", verb, "unreachable", &address.to_string()]))
     }
 
+    /// Sends whatever is for elsewhere by `router`, which is on `switch` too.
+    ///
+    /// # Errors
+    /// If either has no cable to that switch.
+    pub fn route_by(&self, router: &Self, switch: Switch) -> Result<()> {
+        let ((namespace, _), (_, cable)) = (self.cable_to(switch)?, router.cable_to(switch)?);
+        cable.addresses.iter().try_for_each(|address| {
+            let family = if address.is_ipv4() { "-4" } else { "-6" };
+            namespace.ip(&[family, "route", "add", "default", "via", &address.to_string()])
+        })
+    }
+
     /// Runs `work` on it, on a thread of its own: sockets that it opens are the host's.
     ///
     /// # Errors

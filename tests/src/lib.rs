@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod lab;
 pub mod link;
 pub mod machine;
+pub mod nat;
 pub mod netns;
 pub mod patience;
 pub mod pln;

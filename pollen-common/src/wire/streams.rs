@@ -11,6 +11,7 @@ pub mod credit;
 mod denial;
 mod opening;
 pub mod payload;
+pub mod punch;
 pub mod service;
 mod varint;
 
@@ -37,13 +38,15 @@ pub enum StreamKind {
     Credit = 6,
     /// A circuit, for as long as the stream is open; the transport's own.
     Circuit = 7,
+    /// Where each end is seen, and when to probe each other there; the transport's own.
+    Punch = 8,
 }
 
 impl StreamKind {
     /// From a stream's first byte.
     #[must_use]
     pub fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Link, Self::Tcp, Self::Udp, Self::Content, Self::Call, Self::Credit, Self::Circuit]
+        [Self::Link, Self::Tcp, Self::Udp, Self::Content, Self::Call, Self::Credit, Self::Circuit, Self::Punch]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }

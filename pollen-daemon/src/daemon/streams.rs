@@ -29,7 +29,12 @@ impl StreamHandler for Streams {
         match kind {
             StreamKind::Content => self.content.take_stream(peer, send, recv),
             StreamKind::Call => self.calls.take_stream(peer, send, recv),
-            StreamKind::Link | StreamKind::Circuit | StreamKind::Tcp | StreamKind::Udp | StreamKind::Credit => {
+            StreamKind::Link
+            | StreamKind::Circuit
+            | StreamKind::Punch
+            | StreamKind::Tcp
+            | StreamKind::Udp
+            | StreamKind::Credit => {
                 self.services.stream(peer, connection, kind, send, recv);
             }
         }

@@ -140,6 +140,13 @@ fn cluster(scrape: &Scrape, daemon: &dyn Daemon, numbers: &Numbers) -> Result {
         &[],
         &[(&[], circuits.bytes)],
     )?;
+    let punches = &numbers.punches;
+    scrape.counter(
+        "pln_punch_rounds_total",
+        "Rounds in which a straight way to a relayed peer was looked for, by outcome.",
+        &["outcome"],
+        &[(&["opened"], punches.opened), (&["vain"], punches.rounds.saturating_sub(punches.opened))],
+    )?;
     let socket = &numbers.socket;
     scrape.gauge(
         "pln_socket_segments",

@@ -20,7 +20,9 @@ impl StreamHandler for Services {
             StreamKind::Udp => Protocol::Udp,
             StreamKind::Credit => return drop(tokio::spawn(self.0.credit.of(connection).read(recv))),
             // Streams of these kinds have their own rooms, or stay with the transport.
-            StreamKind::Link | StreamKind::Circuit | StreamKind::Content | StreamKind::Call => return,
+            StreamKind::Link | StreamKind::Circuit | StreamKind::Punch | StreamKind::Content | StreamKind::Call => {
+                return;
+            }
         };
         self.take_stream(peer, connection, protocol, send, recv);
     }

@@ -109,7 +109,7 @@ pub fn node(reading: Reading<'_>, key: NodeKey) -> Option<Inspected> {
     });
     let unnamed = view.unnamed.iter().filter(mine).map(|provider| provided(None, provider));
     Some(Inspected::Node(Box::new(NodeDetail {
-        row: node_row(node, numbers.peers.iter().find(|peer| peer.peer == key)),
+        row: node_row(node, numbers),
         path_to_root: node.member.path.iter().map(ToString::to_string).collect(),
         admitted_unix_ms: node.member.admitted,
         quota_kib: rights.quota_kib,

@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pollen_common::identity::NodeKey;
+use pollen_common::mapping::Nats;
 use pollen_common::node::EventKind;
 use pollen_common::time::UnixMs;
 
 use crate::services::ServiceNumbers;
-use crate::transport::CircuitNumbers;
+use crate::transport::{CircuitNumbers, PunchNumbers};
 use crate::workload::CallNumbers;
 
 /// Facts about a running daemon.
@@ -33,6 +34,7 @@ pub struct Numbers {
     pub peers: Vec<PeerNumbers>,
     pub socket: SocketNumbers,
     pub circuits: CircuitNumbers,
+    pub punches: PunchNumbers,
     /// Incoming frames and datagrams that were dropped, by reason.
     pub dropped: BTreeMap<String, u64>,
     pub services: ServiceNumbers,
@@ -67,6 +69,8 @@ pub struct PeerNumbers {
     pub via: Option<NodeKey>,
     /// Where they go.
     pub remote: Option<SocketAddr>,
+    /// What stands between it and others, where it said so.
+    pub nats: Option<Nats>,
     pub rtt: Duration,
     pub bytes_in: u64,
     pub bytes_out: u64,

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use pollen_common::identity::{ClusterId, Digest, NodeKey, SecretKey};
+use pollen_common::mapping::{NatKind, Nats};
 use pollen_common::node::EventKind;
 use pollen_common::roll::{Member, Rights, Tier};
 use pollen_common::time::UnixMs;
@@ -19,7 +20,7 @@ use crate::services::{Listener, ServiceNumbers, ServiceRef};
 use crate::status::{
     About, ContentNumbers, EngineNumbers, EngineStanding, HeldModule, Numbers, PeerNumbers, SeedNumbers, SocketNumbers,
 };
-use crate::transport::CircuitNumbers;
+use crate::transport::{CircuitNumbers, PunchNumbers};
 use crate::workload::{CallNumbers, Histogram};
 
 /// 2026-11-23 02:24:01Z.
@@ -136,6 +137,7 @@ pub(crate) fn numbers() -> Numbers {
             path: "direct".into(),
             via: None,
             remote: Some("192.0.2.2:60611".parse().expect("an address")),
+            nats: Some(Nats { v4: NatKind::Easy, v6: NatKind::Unknown }),
             rtt: Duration::from_micros(1250),
             bytes_in: 4096,
             bytes_out: 1 << 20,
@@ -144,6 +146,7 @@ pub(crate) fn numbers() -> Numbers {
             lost: 1,
         }],
         circuits: CircuitNumbers { relays: true, ends: 1, hops: 2, frames: 30, bytes: 40_000 },
+        punches: PunchNumbers { nats: Nats { v4: NatKind::None, v6: NatKind::Hard }, rounds: 5, opened: 2 },
         socket: SocketNumbers {
             local: Some("[::]:60611".parse().expect("an address")),
             gso_segments: 64,

@@ -11,8 +11,11 @@ mod seeds;
 use super::inspect::{Inspected, NodeDetail, ServiceDetail};
 use super::plain::plain;
 use super::when::{Moment, show_bytes, show_rtt};
-use super::{Condition, Datapath, FallenRow, HealthState, NodeRef, NodeRow, NodeState, PathRow, ServiceRow, Status};
+use super::{
+    Condition, Datapath, FallenRow, HealthState, NatRow, NodeRef, NodeRow, NodeState, PathRow, ServiceRow, Status,
+};
 use crate::status::{Connection, ProtocolName, TierName};
+use pollen_common::mapping::NatKind;
 use pollen_common::time::UnixMs;
 
 /// Which tables.
@@ -278,6 +281,11 @@ fn node_fields(node: &NodeDetail) -> Fields {
     ];
     if node.draining {
         fields.push(("leaving", vec!["it hands over what it hosts, and takes nothing new".into()]));
+    }
+    if let Some(NatRow { ipv4, ipv6 }) = &row.nat {
+        let families = [("IPv4", ipv4), ("IPv6", ipv6)].into_iter();
+        let known = families.filter(|(_, kind)| *kind != NatKind::Unknown.label());
+        fields.push(("nat", known.map(|(family, kind)| format!("{kind} ({family})")).collect()));
     }
     if let Some(path) = &row.path {
         let remote = path.remote.map_or_else(String::new, |remote| format!(" to {remote}"));

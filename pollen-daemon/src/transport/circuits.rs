@@ -20,7 +20,7 @@ use super::link::Link;
 use super::path::Made;
 use super::path::address::{Source, VirtualAddr};
 use super::path::frames::Passed;
-use super::{Inner, random, read_opening};
+use super::{Inner, read_opening};
 
 /// How long a peer may take to prove itself at an address of its own before a relay is asked as well.
 const RELAY_AFTER: Duration = Duration::from_millis(300);
@@ -34,14 +34,6 @@ const ANSWER_BOUND: Duration = Duration::from_secs(3);
 const IDLE_MAX: Duration = Duration::from_secs(60);
 /// How often it looks.
 const IDLE_TICK: Duration = Duration::from_secs(5);
-/// How often a peer that is reached through a relay is looked for at its own addresses, at first…
-const STRAIGHTEN_EVERY: Duration = Duration::from_secs(5);
-/// …for so many times in vain…
-const STRAIGHTEN_EAGER: u32 = 12;
-/// …and from then on: two networks that let nothing pass seldom change their minds.
-const STRAIGHTEN_LATER: Duration = Duration::from_secs(20);
-/// How long it is looked for there.
-const STRAIGHTEN_BOUND: Duration = Duration::from_secs(2);
 /// Circuits that one member may have opened through this node.
 pub const HOPS_PER_MEMBER_MAX: usize = 64;
 /// Circuits through this node, all together.
@@ -329,26 +321,5 @@ async fn idle(made: &[Made; 2]) {
         let now = frames();
         quiet = if now == seen { quiet + IDLE_TICK } else { Duration::ZERO };
         seen = now;
-    }
-}
-
-/// Looks for a peer at its own addresses, those it announces and those it was `dialed` at, whenever it is reached through a
-/// relay, as long as the connection lives. Both ends do: one of them may be let out where the other is not let in.
-pub async fn straighten(inner: Arc<Inner>, peer: NodeKey, connection: Connection, dialed: Vec<Source>) {
-    let mut vain = 0;
-    while connection.close_reason().is_none() {
-        sleep(if vain < STRAIGHTEN_EAGER { STRAIGHTEN_EVERY } else { STRAIGHTEN_LATER }).await;
-        if !matches!(inner.path.place(&peer), Some(Source::Circuit(_))) {
-            vain = 0;
-            continue;
-        }
-        vain = vain.saturating_add(1);
-        let announced = inner.handler.addresses(&peer).into_iter().map(Source::from);
-        let sources: Vec<Source> = announced.chain(dialed.iter().copied()).collect();
-        let Ok(nonce) = random() else { continue };
-        if let Ok(mut proving) = inner.path.prove(peer, &sources, Nonce(nonce)) {
-            // Nobody answers there: then it stays as it is.
-            let _unanswered = timeout(STRAIGHTEN_BOUND, proving.proved()).await;
-        }
     }
 }

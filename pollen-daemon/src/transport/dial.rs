@@ -20,7 +20,7 @@ use super::links::{Admission, Dialer};
 use super::path::address::{Source, VirtualAddr};
 use super::path::bind::TooManyDials;
 use super::tls::{SERVER_NAME, peer_key};
-use super::{Inner, code, endpoint, link, open_stream, random};
+use super::{Inner, code, endpoint, link, open_stream, punch, random};
 
 /// How long a peer may take to prove itself at one of its addresses.
 const PROVE_BOUND: Duration = Duration::from_secs(5);
@@ -141,8 +141,8 @@ async fn dial(inner: &Arc<Inner>, peer: NodeKey, addrs: &[SocketAddr]) -> Result
     let stream = stream.map_err(|error| DialError::Handshake(error.to_string()))?;
     match inner.links.admit(peer, connection.clone(), Dialer::Us, Instant::now()) {
         Admission::Current { link, orders, replaced } => {
+            inner.runtime.spawn(punch::run(inner.clone(), link.clone(), sources));
             inner.runtime.spawn(link::run(inner.clone(), link, orders, replaced, Some(stream)));
-            inner.runtime.spawn(circuits::straighten(inner.clone(), peer, connection.clone(), sources));
             Ok(connection)
         }
         Admission::Duplicate(existing) => {
@@ -202,8 +202,8 @@ async fn accept_one(inner: &Arc<Inner>, incoming: Incoming) -> Result<Infallible
     }
     match admission {
         Admission::Current { link, orders, replaced } => {
+            inner.runtime.spawn(punch::run(inner.clone(), link.clone(), Vec::new()));
             inner.runtime.spawn(link::run(inner.clone(), link, orders, replaced, None));
-            inner.runtime.spawn(circuits::straighten(inner.clone(), peer, connection.clone(), Vec::new()));
             Err(None)
         }
         Admission::Duplicate(_) => {

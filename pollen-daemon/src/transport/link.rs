@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use super::circuits;
 use super::drops::{DropReason, Drops};
 use super::endpoint::MEMBER;
+use super::punch::{self, Meeting};
 use super::{CORE_DATAGRAM, Inner, MeshEvent, SERVICE_DATAGRAM, code};
 
 /// Bytes that may wait for the peer to read. The core stops at far less; this is for the day it does not.
@@ -55,6 +56,8 @@ pub struct Link {
     seeking: Mutex<Option<AbortHandle>>,
     /// Whether the peer answers.
     answering: watch::Sender<bool>,
+    /// What is known of the peer for a straight way to it.
+    pub meeting: Meeting,
     /// Why we closed it, if we did.
     closed_because: Mutex<Option<String>>,
     down: watch::Sender<bool>,
@@ -94,6 +97,7 @@ impl Link {
             queued: AtomicUsize::new(0),
             seeking: Mutex::default(),
             answering: watch::Sender::new(true),
+            meeting: Meeting::default(),
             closed_because: Mutex::default(),
             down: watch::Sender::new(false),
         };
@@ -414,6 +418,10 @@ async fn type_stream(
             // A task of its own: it lasts as long as the circuit, and this one holds a place of those that say nothing.
             Some(StreamKind::Circuit) => {
                 tokio::spawn(circuits::take(inner.clone(), link.clone(), send, recv));
+                return;
+            }
+            Some(StreamKind::Punch) => {
+                tokio::spawn(punch::take(inner.clone(), link.clone(), send, recv));
                 return;
             }
             Some(kind) => return inner.handler.stream(link.peer, &link.connection, kind, send, recv),

@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use pollen_common::identity::NodeKey;
+use pollen_common::mapping::Nats;
 use pollen_common::node::LinkId;
 
 use super::Inner;
 use super::circuits::CircuitNumbers;
 use super::drops::DropReason;
 use super::path::address::VirtualAddr;
+use super::punch::PunchNumbers;
 
 /// What packets for a peer travel on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,6 +51,7 @@ pub struct MeshSnapshot {
     /// One for each connection, oldest first.
     pub peers: Vec<PeerSnapshot>,
     pub circuits: CircuitNumbers,
+    pub punches: PunchNumbers,
     /// Every reason and how often it was the one.
     pub drops: Vec<(DropReason, u64)>,
 }
@@ -63,6 +66,8 @@ pub struct PeerSnapshot {
     pub via: Option<NodeKey>,
     /// Where its packets go; `None` while it has no route, or goes through another.
     pub remote: Option<SocketAddr>,
+    /// What stands between it and others, where it said so.
+    pub nats: Option<Nats>,
     /// Whether this node dialled.
     pub dialed: bool,
     pub age: Duration,
@@ -93,6 +98,7 @@ pub(super) fn snapshot(inner: &Inner) -> MeshSnapshot {
             path: if via.is_some() { PathKind::Relayed } else { PathKind::Direct },
             via,
             remote: inner.path.route(&link.peer),
+            nats: link.meeting.nats(),
             dialed: link.dialed,
             age: link.since.elapsed(),
             rtt: stats.path.rtt,
@@ -113,6 +119,7 @@ pub(super) fn snapshot(inner: &Inner) -> MeshSnapshot {
         sources_bound: inner.path.sources(),
         peers: peers.collect(),
         circuits: inner.circuits.numbers(inner.path.passed()),
+        punches: inner.punches.numbers(),
         drops: inner.drops.all(),
     }
 }

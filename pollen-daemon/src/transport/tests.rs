@@ -4,17 +4,20 @@ mod circuits;
 mod goodput;
 mod hostile;
 mod lifecycle;
+mod punch;
 mod silence;
 mod traffic;
 
 use pollen_common::wire::streams::StreamKind;
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use pollen_common::identity::{NodeKey, SecretKey};
+use pollen_common::mapping;
 use pollen_common::node::LinkId;
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::mpsc;
@@ -38,6 +41,8 @@ struct Peer {
     relays: Arc<Mutex<Vec<NodeKey>>>,
     /// Where it holds any peer to be.
     announced: Arc<Mutex<Vec<SocketAddr>>>,
+    /// Whether it looks for peers at loopback addresses, where these tests are.
+    punches: Arc<AtomicBool>,
 }
 
 struct Recorder {
@@ -47,6 +52,8 @@ struct Recorder {
     admits: bool,
     relays: Arc<Mutex<Vec<NodeKey>>>,
     announced: Arc<Mutex<Vec<SocketAddr>>>,
+    /// Whether it looks for peers at loopback addresses, where these tests are.
+    punches: Arc<AtomicBool>,
 }
 
 impl StreamHandler for Recorder {
@@ -65,6 +72,9 @@ impl StreamHandler for Recorder {
     fn addresses(&self, _: &NodeKey) -> Vec<SocketAddr> {
         self.announced.lock().unwrap().clone()
     }
+    fn may_be_asked(&self, addr: &SocketAddr) -> bool {
+        self.punches.load(Ordering::Relaxed) || mapping::may_be_asked(addr)
+    }
     fn relays(&self, _: &NodeKey) -> Vec<NodeKey> {
         self.relays.lock().unwrap().clone()
     }
@@ -82,6 +92,7 @@ fn peer_with(seed: u8, admits: bool, events_max: usize, change: impl FnOnce(&mut
     let (datagrams, datagrams_taken) = mpsc::unbounded_channel();
     let relays = Arc::<Mutex<Vec<NodeKey>>>::default();
     let announced = Arc::<Mutex<Vec<SocketAddr>>>::default();
+    let punches = Arc::<AtomicBool>::default();
     let handler = Recorder {
         streams,
         datagrams,
@@ -89,6 +100,7 @@ fn peer_with(seed: u8, admits: bool, events_max: usize, change: impl FnOnce(&mut
         admits,
         relays: relays.clone(),
         announced: announced.clone(),
+        punches: punches.clone(),
     };
     let mut config = MeshConfig::new(secret, 0);
     change(&mut config);
@@ -102,6 +114,7 @@ fn peer_with(seed: u8, admits: bool, events_max: usize, change: impl FnOnce(&mut
         datagrams: datagrams_taken,
         relays,
         announced,
+        punches,
     }
 }
 

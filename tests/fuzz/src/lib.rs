@@ -16,6 +16,7 @@ use pollen_common::wire::streams::circuit::{self, Header as Circuit};
 use pollen_common::wire::streams::content::{Outline, Request, decode_size};
 use pollen_common::wire::streams::credit::Credits;
 use pollen_common::wire::streams::payload::{Incoming, PAYLOAD_BYTES_MAX, framed};
+use pollen_common::wire::streams::punch;
 use pollen_common::wire::streams::service::{Header, datagram_prefix, session_number};
 use pollen_common::wire::streams::{Denial, call, decode_status};
 use pollen_common::wire::{Frames, Message};
@@ -41,11 +42,23 @@ pub const TARGETS: &[Target] = &[
     ("module", module),
     ("node_session", node_session),
     ("path_probe", path_probe),
+    ("punch", punch),
     ("service_header", service_header),
     ("session_payload", session_payload),
     ("statement", statement),
     ("token", token),
 ];
+
+/// What two ends tell each other to find a straight way: a question, or an answer.
+pub fn punch(data: &[u8]) {
+    if let Ok(read) = punch::Header::decode(data) {
+        assert_eq!(punch::Header::decode(&read.encode()), Ok(read));
+    }
+    if let Ok(read) = punch::Answer::decode(data) {
+        assert!(read.encode().len() <= punch::BYTES_MAX);
+        assert_eq!(punch::Answer::decode(&read.encode()), Ok(read));
+    }
+}
 
 /// What sets a circuit up, and a frame. The first byte says which; the second of a frame, whom it came from.
 pub fn circuit(data: &[u8]) {

@@ -8,7 +8,7 @@ use super::*;
 use crate::transport::{DropReason, PathKind};
 
 /// Two peers that both have a link with a third, which each holds for able to relay.
-async fn around() -> (Peer, Peer, Peer) {
+pub(super) async fn around() -> (Peer, Peer, Peer) {
     let (mut a, mut b, mut relay) = (peer(1), peer(2), peer(3));
     for end in [&mut a, &mut b] {
         end.mesh.dial(relay.key, vec![relay.addr()]);
@@ -19,7 +19,7 @@ async fn around() -> (Peer, Peer, Peer) {
     (a, b, relay)
 }
 
-async fn until(what: &str, holds: impl Fn() -> bool) {
+pub(super) async fn until(what: &str, holds: impl Fn() -> bool) {
     let held = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -28,7 +28,7 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
     timeout(PATIENCE, held).await.unwrap_or_else(|_| panic!("{what}"));
 }
 
-fn way(from: &Peer, to: &Peer) -> Option<(PathKind, Option<NodeKey>)> {
+pub(super) fn way(from: &Peer, to: &Peer) -> Option<(PathKind, Option<NodeKey>)> {
     let snapshot = from.mesh.snapshot();
     snapshot.peers.iter().find(|peer| peer.peer == to.key).map(|peer| (peer.path, peer.via))
 }

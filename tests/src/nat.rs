@@ -1,0 +1,99 @@
+//! Routers of the lab that translate addresses, as nftables does it: what is behind one has no address that others know.
+//! Owns their rules; knows nothing of Pollen. Invariant: nothing comes in that did not go out before.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::lab::{Host, Lab, Switch, lab_or_skip};
+
+/// How a router chooses the port that others see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mapping {
+    /// The sender's own where it is free: the same for all destinations.
+    Easy,
+    /// Another for each destination, at random.
+    Hard,
+}
+
+/// A host with one cable inside and one outside, the packets of the first leaving by the second under its own address.
+pub struct Router {
+    pub host: Host,
+}
+
+impl Router {
+    /// A router from `inside` to `outside`.
+    ///
+    /// # Errors
+    /// If the kernel or `nft` refuses.
+    pub fn between(lab: &mut Lab, name: &str, [inside, outside]: [Switch; 2], mapping: Mapping) -> Result<Self> {
+        let host = lab.host(name, &[inside, outside], 1500)?;
+        let router = Self { host };
+        router.host.enter(|| {
+            std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
+            std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
+        })??;
+        router.map(mapping)?;
+        Ok(router)
+    }
+
+    /// Chooses ports so from now on. What is mapped stays: see [`Router::forget`].
+    ///
+    /// # Errors
+    /// If `nft` refuses.
+    pub fn map(&self, mapping: Mapping) -> Result<()> {
+        let how = match mapping {
+            Mapping::Easy => "",
+            Mapping::Hard => " random,fully-random",
+        };
+        // eth0 is inside. What comes to the router itself from outside is dropped, as routers sold to people do.
+        let rules = format!(
+            "flush ruleset
+             table inet lab {{
+               chain leave {{ type nat hook postrouting priority srcnat; oifname eth1 masquerade{how}; }}
+               chain pass {{
+                 type filter hook forward priority filter; policy drop;
+                 iifname eth0 accept
+                 ct state established,related accept
+               }}
+               chain enter {{
+                 type filter hook input priority filter;
+                 iifname eth1 meta l4proto udp ct state new drop
+               }}
+             }}\n"
+        );
+        let mut nft = self.host.command("nft");
+        let mut nft = nft.args(["-f", "-"]).stdin(Stdio::piped()).spawn().context("nft is not there")?;
+        nft.stdin.take().context("its input is piped")?.write_all(rules.as_bytes())?;
+        ensure!(nft.wait()?.success(), "nft refuses the rules of {}", self.host.name());
+        Ok(())
+    }
+
+    /// Forgets every mapping, as a router does that was restarted.
+    ///
+    /// # Errors
+    /// If `conntrack` is not there or refuses.
+    pub fn forget(&self) -> Result<()> {
+        let output = self.host.command("conntrack").arg("-F").output().context("conntrack is not there")?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+}
+
+/// A lab in which there can be routers, or nothing where there can be none: the reason is printed, and `PLN_REQUIRE` makes it a
+/// failure.
+///
+/// # Panics
+/// Where labs are required and unavailable.
+#[must_use]
+pub fn lab_with_routers_or_skip() -> Option<Lab> {
+    for tool in ["nft", "conntrack"] {
+        if Command::new(tool).arg("--version").output().is_err() {
+            assert!(std::env::var_os("PLN_REQUIRE").is_none(), "PLN_REQUIRE is set, and there is no {tool}");
+            eprintln!("skipped: there is no {tool}");
+            return None;
+        }
+    }
+    lab_or_skip()
+}
