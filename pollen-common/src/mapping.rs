@@ -118,9 +118,11 @@ impl Mappings {
         self.reports.insert(place, Report { from, mapped, own, at: now });
     }
 
-    /// Forgets all: the node has moved, and what was said of it was said of elsewhere.
-    pub fn clear(&mut self) {
-        self.reports.clear();
+    /// Forgets what `reporter` said: it could not be reached for a while, so one of the two may have moved.
+    pub fn forget(&mut self, reporter: &NodeKey) {
+        for v6 in [false, true] {
+            self.reports.remove(&(*reporter, v6));
+        }
     }
 
     /// How old the newest report of `reporter` is.
@@ -273,6 +275,9 @@ mod tests {
         assert_eq!((mappings.nats(later), mappings.candidates(later)), (Nats::default(), Vec::new()));
         mappings.add(NodeKey([1; 32]), IpAddr::from([192, 0, 2, 1]), addr("203.0.113.1:5"), false, later);
         assert_eq!(mappings.reports.len(), 1);
+        assert_eq!(mappings.age(&NodeKey([1; 32]), later), Some(Duration::ZERO));
+        mappings.forget(&NodeKey([1; 32]));
+        assert_eq!(mappings.age(&NodeKey([1; 32]), later), None);
     }
 
     #[test]

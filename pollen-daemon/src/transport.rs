@@ -341,6 +341,7 @@ impl Mesh {
     pub fn heard(&self, link: LinkId) {
         if let Some(link) = self.0.links.link(link) {
             link.answers();
+            self.0.punches.heard(&link);
         }
     }
 

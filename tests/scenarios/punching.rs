@@ -124,7 +124,7 @@ fn two_behind_easy_routers_are_soon_on_a_straight_way_and_a_stream_that_is_open_
 }
 
 #[test]
-fn two_behind_hard_routers_stay_on_the_relay_and_soon_stop_trying() {
+fn two_behind_hard_routers_stay_on_the_relay_and_soon_stop_trying_until_one_moves() {
     let Some(behind) = Behind::new(Family::V4, [Mapping::Hard, Mapping::Hard]) else { return };
     behind.await_kind("relayed", TOGETHER_DEADLINE);
     behind.await_nats(["hard", "hard"], "ipv4");
@@ -138,6 +138,26 @@ fn two_behind_hard_routers_stay_on_the_relay_and_soon_stop_trying() {
     assert_eq!(ends.map(Behind::rounds), before, "they do not try on");
     assert_eq!(behind.kind().unwrap(), "relayed");
     ask(&mut stream, b"around still");
+
+    // Both move to behind other routers, which shows by the silence alone.
+    for router in [&behind.at_a, &behind.at_b] {
+        router.map(Mapping::Easy).unwrap();
+        router.forget().unwrap();
+    }
+    behind.await_kind("direct", SETTLED);
+    ask(&mut stream, b"straight");
+}
+
+#[test]
+fn a_hard_router_is_no_hindrance_where_the_other_lets_in_what_comes() {
+    let Some(behind) = Behind::new(Family::V4, [Mapping::Easy, Mapping::Hard]) else { return };
+    behind.await_kind("relayed", TOGETHER_DEADLINE);
+    behind.await_nats(["easy", "hard"], "ipv4");
+    let (_echo, mut stream) = behind.stream();
+    ask(&mut stream, b"around");
+    behind.at_a.open_to(&behind.a.host).unwrap();
+    behind.await_kind("direct", STRAIGHT_DEADLINE);
+    ask(&mut stream, b"straight");
 }
 
 #[test]

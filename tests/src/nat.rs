@@ -1,7 +1,9 @@
 //! Routers of the lab that translate addresses, as nftables does it: what is behind one has no address that others know.
-//! Owns their rules; knows nothing of Pollen. Invariant: nothing comes in that did not go out before.
+//! Owns their rules; knows nothing of Pollen. Invariant: nothing comes in that did not go out
+//! before, unless the router is told to let it.
 
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
@@ -34,7 +36,7 @@ impl Router {
             std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
             std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
         })??;
-        router.map(mapping)?;
+        router.set(mapping, None)?;
         Ok(router)
     }
 
@@ -43,6 +45,23 @@ impl Router {
     /// # Errors
     /// If `nft` refuses.
     pub fn map(&self, mapping: Mapping) -> Result<()> {
+        self.set(mapping, None)
+    }
+
+    /// Maps easily, and lets in whatever comes for the `pln` of `inside`, from anybody ("endpoint-independent filtering").
+    ///
+    /// # Errors
+    /// If `nft` refuses.
+    pub fn open_to(&self, inside: &Host) -> Result<()> {
+        self.set(Mapping::Easy, Some(inside))
+    }
+
+    fn set(&self, mapping: Mapping, open_to: Option<&Host>) -> Result<()> {
+        let opened = open_to.map(|host| {
+            let to = host.addresses().into_iter().find(IpAddr::is_ipv4).context("no IPv4 address")?;
+            Ok(format!("iifname eth1 udp dport {} dnat ip to {to}", host.port()))
+        });
+        let opened = opened.unwrap_or_else(|| Ok::<_, anyhow::Error>(String::new()))?;
         let how = match mapping {
             Mapping::Easy => "",
             Mapping::Hard => " random,fully-random",
@@ -51,11 +70,13 @@ impl Router {
         let rules = format!(
             "flush ruleset
              table inet lab {{
+               chain come {{ type nat hook prerouting priority dstnat; {opened}; }}
                chain leave {{ type nat hook postrouting priority srcnat; oifname eth1 masquerade{how}; }}
                chain pass {{
                  type filter hook forward priority filter; policy drop;
                  iifname eth0 accept
                  ct state established,related accept
+                 ct status dnat accept
                }}
                chain enter {{
                  type filter hook input priority filter;

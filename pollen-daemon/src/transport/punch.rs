@@ -51,8 +51,9 @@ const GRACE: Duration = Duration::from_millis(1500);
 const ROUND_BOUND: Duration = Duration::from_secs(2);
 /// A round of a peer's follows its last by so much, or is refused: what a member can make this node send elsewhere.
 const ROUND_EVERY_MIN: Duration = Duration::from_secs(2);
-/// Rounds at once that were begun by others. With eight addresses of 82 bytes, asked five times each, all that the
-/// members of a cluster can together make this node send to where nobody is stays under 30 kB a second.
+/// Rounds at once that were begun by others, and as many that were begun here. With eight addresses, asked five times each
+/// in two seconds with 82 bytes, all that the members of a cluster can together make this node send to where nobody is stays
+/// under 60 kB a second.
 const ROUNDS_MAX: usize = 16;
 /// What one member may ask a second, rounds included.
 const ASKED_PER_SECOND: u32 = 4;
@@ -72,6 +73,9 @@ pub struct Punches {
     epoch: Instant,
     mappings: Mutex<Reported>,
     followed: Semaphore,
+    begun: Semaphore,
+    /// How often the node has moved.
+    moves: AtomicU64,
     rounds: AtomicU64,
     opened: AtomicU64,
 }
@@ -89,6 +93,8 @@ impl Default for Punches {
             epoch: Instant::now(),
             mappings: Mutex::default(),
             followed: Semaphore::new(ROUNDS_MAX),
+            begun: Semaphore::new(ROUNDS_MAX),
+            moves: AtomicU64::new(0),
             rounds: AtomicU64::new(0),
             opened: AtomicU64::new(0),
         }
@@ -114,6 +120,22 @@ impl Punches {
             rounds: self.rounds.load(Ordering::Relaxed),
             opened: self.opened.load(Ordering::Relaxed),
         }
+    }
+
+    /// How often the node has moved, now that these are its addresses: what was said of where it was says nothing any more.
+    fn moves(&self, own: Vec<SocketAddr>) -> u64 {
+        let mut reported = lock(&self.mappings);
+        if reported.own != own {
+            *reported = Reported { own, ..Reported::default() };
+            self.moves.fetch_add(1, Ordering::Relaxed);
+        }
+        self.moves.load(Ordering::Relaxed)
+    }
+
+    /// The link's peer answers again after a while. If that was because either moved, all that is known of both is old.
+    pub fn heard(&self, link: &Link) {
+        lock(&self.mappings).mappings.forget(&link.peer);
+        link.meeting.anew();
     }
 
     fn now(&self) -> time::Instant {
@@ -170,8 +192,8 @@ impl Meeting {
         lock(&self.settled).map(|at| at.elapsed())
     }
 
-    /// The peer is reached straight.
-    fn straight(&self) {
+    /// The peer is reached straight, or there is news for which it is soon worth a round.
+    fn anew(&self) {
         *lock(&self.settled) = Some(Instant::now());
         self.vain.store(0, Ordering::Relaxed);
     }
@@ -212,10 +234,15 @@ fn pause(vain: u32, hopeless: bool) -> Duration {
 pub async fn run(inner: Arc<Inner>, link: Arc<Link>, dialed: Vec<Source>) {
     *lock(&link.meeting.dialed) = dialed;
     let grace = if inner.key < link.peer { Duration::ZERO } else { GRACE };
+    let mut moves = None;
     sleep(FIRST).await;
     while link.connection.close_reason().is_none() {
+        let moved = moves.replace(inner.punches.moves(inner.handler.addresses(&inner.key)));
+        if moved.is_some() && moved != moves {
+            link.meeting.anew();
+        }
         if !is_relayed(&inner, &link.peer) {
-            link.meeting.straight();
+            link.meeting.anew();
             if is_due(&inner, &link.peer) {
                 ask_where(&inner, &link).await;
             }
@@ -242,6 +269,7 @@ fn is_hopeless(inner: &Inner, link: &Link) -> bool {
 
 /// One round that this end begins.
 async fn round(inner: &Arc<Inner>, link: &Link) {
+    let Ok(_place) = inner.punches.begun.acquire().await else { return };
     link.meeting.begin();
     refresh(inner).await;
     let met = match ask(&link.connection, &Header { punch: true, me: standpoint(inner) }).await {
@@ -321,13 +349,9 @@ async fn ask_where(inner: &Inner, link: &Link) {
 /// `reporter` sees this node at `seen`.
 fn reported(inner: &Inner, reporter: NodeKey, from: SocketAddr, seen: SocketAddr) {
     let (now, own) = (inner.punches.now(), inner.handler.addresses(&inner.key));
-    let mut reported = lock(&inner.punches.mappings);
-    if reported.own != own {
-        // It has moved, and so have its mappings.
-        reported.mappings.clear();
-        reported.own.clone_from(&own);
-    }
-    reported.mappings.add(reporter, from.ip(), seen, own.contains(&seen), now);
+    let is_own = own.contains(&seen);
+    inner.punches.moves(own);
+    lock(&inner.punches.mappings).mappings.add(reporter, from.ip(), seen, is_own, now);
 }
 
 /// Opens a stream, and waits for what answers it.

@@ -76,6 +76,10 @@ async fn a_node_that_is_seen_where_it_is_says_so_to_its_peers() {
     assert_eq!(ask(&b, &a, Vec::new()).await, 0);
     let of_b = |mesh: &Mesh| mesh.snapshot().peers.first().and_then(|peer| peer.nats);
     until("each was told of the other", || of_b(&a.mesh).is_some() && of_b(&b.mesh).is_some()).await;
+
+    // It moves to behind a translator, which one report alone says nothing of.
+    *a.announced.lock().unwrap() = vec!["192.0.2.1:1".parse().unwrap()];
+    until("what was said before is forgotten", || a.mesh.snapshot().punches.nats.v4 == NatKind::Unknown).await;
 }
 
 #[tokio::test]
