@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tests::cluster::{TOGETHER_DEADLINE, found, invite, join};
 use tests::lab::{Family, Lab};
-use tests::nat::{Mapping, Router, lab_with_routers_or_skip};
+use tests::link::{BadLink, Quality};
+use tests::nat::{Mapping, Router, Strangers, lab_with_routers_or_skip};
 use tests::patience::eventually;
 use tests::pln::Pln;
 use tests::status::await_online;
@@ -19,6 +20,8 @@ const STRAIGHT_DEADLINE: Duration = Duration::from_secs(10);
 const RELAYED_DEADLINE: Duration = Duration::from_secs(6);
 /// Long enough for the kinds of the routers to be known, and for the rounds that are made all the same.
 const SETTLED: Duration = Duration::from_secs(15);
+/// From one router to the other, one way: what both ends have for beginning at once.
+const APART: Duration = Duration::from_millis(20);
 /// Rounds of one end before two that are behind hard routers give up for five minutes, and those before that is known.
 const HOPELESS_ROUNDS_MAX: u64 = 6;
 
@@ -30,28 +33,41 @@ struct Behind {
     at_b: Router,
     r: Pln,
     q: Pln,
+    /// What is between `at_b` and everybody else.
+    _link: BadLink,
     _lab: Lab,
 }
 
 impl Behind {
-    fn new(family: Family, [before_a, before_b]: [Mapping; 2]) -> Option<Self> {
+    fn new(family: Family, mappings: [Mapping; 2]) -> Option<Self> {
+        Self::over(Duration::ZERO, family, mappings, Strangers::Dropped)
+    }
+
+    fn over(
+        delay: Duration,
+        family: Family,
+        [before_a, before_b]: [Mapping; 2],
+        strangers: Strangers<'_>,
+    ) -> Option<Self> {
         let mut lab = lab_with_routers_or_skip()?;
         let outside = lab.switch(family).unwrap();
         let mut behind = |name: &str, mapping: Mapping| {
             let inside = lab.switch(family).unwrap();
             let router = Router::between(&mut lab, &format!("n{name}"), [inside, outside], mapping).unwrap();
+            router.set(mapping, strangers).unwrap();
             let host = lab.host(name, &[inside], 1500).unwrap();
             host.route_by(&router.host, inside).unwrap();
             (Pln::on(host), router)
         };
         let ((mut a, at_a), (mut b, at_b)) = (behind("a", before_a), behind("b", before_b));
+        let link = lab.part_by(outside, &[&at_b.host], Quality { delay, ..Quality::default() }).unwrap();
         let mut public = |name: &str| Pln::on(lab.host(name, &[outside], 1500).unwrap());
         let (mut r, mut q) = (public("r"), public("q"));
         found(&mut r).unwrap();
         for node in [&mut q, &mut a, &mut b] {
             join(node, &invite(&r, &["--publisher"]).unwrap()).unwrap();
         }
-        let behind = Self { a, b, at_a, at_b, r, q, _lab: lab };
+        let behind = Self { a, b, at_a, at_b, r, q, _link: link, _lab: lab };
         let Self { a, b, r, q, .. } = &behind;
         await_online(&[a, b, r, q], &["a", "b", "r", "q"], TOGETHER_DEADLINE).unwrap();
         Some(behind)
@@ -155,7 +171,7 @@ fn a_hard_router_is_no_hindrance_where_the_other_lets_in_what_comes() {
     behind.await_nats(["easy", "hard"], "ipv4");
     let (_echo, mut stream) = behind.stream();
     ask(&mut stream, b"around");
-    behind.at_a.open_to(&behind.a.host).unwrap();
+    behind.at_a.set(Mapping::Easy, Strangers::LetIn { to: &behind.a.host }).unwrap();
     behind.await_kind("direct", STRAIGHT_DEADLINE);
     ask(&mut stream, b"straight");
 }
@@ -178,4 +194,13 @@ fn a_router_that_forgets_its_mappings_or_gives_others_costs_no_stream() {
     behind.at_a.forget().unwrap();
     behind.await_kind("direct", STRAIGHT_DEADLINE);
     ask(&mut stream, b"straight again");
+}
+
+/// Where one end is early, its probe makes the other's router give away the very port that the answer should come from, and
+/// that stays so for as long as they try. So both have to be under way before the first arrives.
+#[test]
+fn probes_that_cross_on_the_way_pass_routers_that_answer_strangers_themselves() {
+    let behind = Behind::over(APART, Family::V4, [Mapping::Easy, Mapping::Easy], Strangers::Answered);
+    let Some(behind) = behind else { return };
+    behind.await_kind("direct", STRAIGHT_DEADLINE);
 }

@@ -19,6 +19,17 @@ pub enum Mapping {
     Hard,
 }
 
+/// What a router does with packets that nobody inside has asked for.
+#[derive(Clone, Copy)]
+pub enum Strangers<'a> {
+    /// As routers do that are sold to people.
+    Dropped,
+    /// It takes them for its own and says that nobody listens, as a machine does that shares its connection.
+    Answered,
+    /// What is for the port of `to`'s `pln` passes, from anybody ("endpoint-independent filtering").
+    LetIn { to: &'a Host },
+}
+
 /// A host with one cable inside and one outside, the packets of the first leaving by the second under its own address.
 pub struct Router {
     pub host: Host,
@@ -36,7 +47,7 @@ impl Router {
             std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
             std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
         })??;
-        router.set(mapping, None)?;
+        router.map(mapping)?;
         Ok(router)
     }
 
@@ -45,28 +56,27 @@ impl Router {
     /// # Errors
     /// If `nft` refuses.
     pub fn map(&self, mapping: Mapping) -> Result<()> {
-        self.set(mapping, None)
+        self.set(mapping, Strangers::Dropped)
     }
 
-    /// Maps easily, and lets in whatever comes for the `pln` of `inside`, from anybody ("endpoint-independent filtering").
+    /// Chooses ports so from now on, and does that with what comes from strangers.
     ///
     /// # Errors
     /// If `nft` refuses.
-    pub fn open_to(&self, inside: &Host) -> Result<()> {
-        self.set(Mapping::Easy, Some(inside))
-    }
-
-    fn set(&self, mapping: Mapping, open_to: Option<&Host>) -> Result<()> {
-        let opened = open_to.map(|host| {
-            let to = host.addresses().into_iter().find(IpAddr::is_ipv4).context("no IPv4 address")?;
-            Ok(format!("iifname eth1 udp dport {} dnat ip to {to}", host.port()))
-        });
-        let opened = opened.unwrap_or_else(|| Ok::<_, anyhow::Error>(String::new()))?;
+    pub fn set(&self, mapping: Mapping, strangers: Strangers<'_>) -> Result<()> {
+        let (enter, opened) = match strangers {
+            Strangers::Dropped => ("drop", String::new()),
+            Strangers::Answered => ("accept", String::new()),
+            Strangers::LetIn { to } => {
+                let address = to.addresses().into_iter().find(IpAddr::is_ipv4).context("no IPv4 address")?;
+                ("drop", format!("iifname eth1 udp dport {} dnat ip to {address}", to.port()))
+            }
+        };
         let how = match mapping {
             Mapping::Easy => "",
             Mapping::Hard => " random,fully-random",
         };
-        // eth0 is inside. What comes to the router itself from outside is dropped, as routers sold to people do.
+        // eth0 is inside.
         let rules = format!(
             "flush ruleset
              table inet lab {{
@@ -80,7 +90,7 @@ impl Router {
                }}
                chain enter {{
                  type filter hook input priority filter;
-                 iifname eth1 meta l4proto udp ct state new drop
+                 iifname eth1 meta l4proto udp ct state new {enter}
                }}
              }}\n"
         );

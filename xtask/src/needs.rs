@@ -40,6 +40,26 @@ pub const SYSTEMD: Need = Need {
     packages: &["systemd"],
 };
 
+/// For routers of the lab that translate addresses.
+pub const NFT: Need =
+    Need { what: "nft", why: "nodes behind address translators", met: || shell::has("nft"), packages: &["nftables"] };
+
+/// For routers that forget.
+pub const CONNTRACK: Need = Need {
+    what: "conntrack",
+    why: "address translators that forget",
+    met: || shell::has("conntrack"),
+    packages: &["conntrack"],
+};
+
+/// For what a relay could see.
+pub const TCPDUMP: Need = Need {
+    what: "tcpdump",
+    why: "whether anything can be read on the wire",
+    met: || shell::has("tcpdump"),
+    packages: &["tcpdump"],
+};
+
 /// For running a daemon with a unit's rights.
 pub const SETPRIV: Need = Need {
     what: "setpriv",
