@@ -17,9 +17,9 @@ use tests::traffic::{Server, dial, pattern};
 
 use crate::services::connect;
 
-/// From the moment at which packets can pass again until a stream has gone on: some 50 ms, and 4 s more when what was sent
-/// again was lost, upon which the peer has to prove itself once more.
-const RESUMED_DEADLINE: Duration = Duration::from_secs(7);
+/// From the moment at which packets can pass again until a stream has gone on: some 50 ms, and half a second or one and a
+/// half when what was sent again was lost.
+const RESUMED_DEADLINE: Duration = Duration::from_secs(3);
 /// The same where it must first be noticed that packets no longer arrive.
 const MOVED_DEADLINE: Duration = Duration::from_secs(6);
 /// Longer than it takes to hold a node for dead.

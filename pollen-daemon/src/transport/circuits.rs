@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pollen_common::circuit::{Label, Use};
 use pollen_common::identity::NodeKey;
@@ -26,10 +26,18 @@ use super::{Inner, read_opening};
 const RELAY_AFTER: Duration = Duration::from_millis(300);
 /// How often, in a dial or a search, it is looked whether there is another relay to ask.
 const ASK_EVERY: Duration = Duration::from_millis(500);
-/// Relays asked for one peer.
+/// Relays asked for one peer at once.
 const RELAYS_MAX: usize = 3;
-/// How long a relay, or whoever a circuit is offered to, may take to answer.
+/// How long a relay that was asked may take until the peer is proved through it; then the next one has its place.
+const RELAY_PATIENCE: Duration = Duration::from_secs(2);
+/// A relay that refused, or through which nothing came, is asked after all others for so long.
+const DOUBTED_FOR: Duration = Duration::from_secs(60);
+/// How many of those are remembered.
+const DOUBTED_MAX: usize = 1024;
+/// How long whoever a circuit is offered to may take to answer.
 const ANSWER_BOUND: Duration = Duration::from_secs(3);
+/// How long the relay may take that waits for that: longer, or its refusal would come too late to be heard.
+const RELAY_ANSWER_BOUND: Duration = Duration::from_secs(5);
 /// A relay ends a circuit that passed nothing for so long.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 /// How often it looks.
@@ -48,6 +56,8 @@ pub struct Circuits {
     hops: Mutex<BTreeMap<NodeKey, usize>>,
     /// Relays that are being asked, for whom.
     asking: Mutex<BTreeSet<(NodeKey, NodeKey)>>,
+    /// Relays that did not help, for whom, and since when.
+    doubted: Mutex<BTreeMap<(NodeKey, NodeKey), Instant>>,
     relays: watch::Sender<bool>,
 }
 
@@ -58,6 +68,7 @@ impl Default for Circuits {
             offers: Mutex::default(),
             hops: Mutex::default(),
             asking: Mutex::default(),
+            doubted: Mutex::default(),
             relays: watch::Sender::new(true),
         }
     }
@@ -93,6 +104,19 @@ impl Circuits {
             frames: passed.frames,
             bytes: passed.bytes,
         }
+    }
+
+    /// `relay` did not help to reach `peer`.
+    fn doubt(&self, relay: NodeKey, peer: NodeKey) {
+        let mut doubted = lock(&self.doubted);
+        doubted.retain(|_, since| since.elapsed() < DOUBTED_FOR);
+        if doubted.len() < DOUBTED_MAX {
+            doubted.entry((relay, peer)).or_insert_with(Instant::now);
+        }
+    }
+
+    fn doubts(&self, relay: NodeKey, peer: NodeKey) -> bool {
+        lock(&self.doubted).get(&(relay, peer)).is_some_and(|since| since.elapsed() < DOUBTED_FOR)
     }
 
     /// One more of `of`'s, unless it has `each` already, or all together `all`. The place is given back on drop.
@@ -141,29 +165,41 @@ type Stream = (SendStream, RecvStream);
 /// Adds ways through relays to the dial or search `nonce` of `peer`, once its own addresses had their time. Never ends.
 pub async fn help(inner: &Arc<Inner>, peer: NodeKey, nonce: Nonce) -> Infallible {
     sleep(RELAY_AFTER).await;
-    let mut asked = BTreeSet::new();
+    let mut asked: BTreeMap<NodeKey, Instant> = BTreeMap::new();
     loop {
-        for relay in relays(inner, &peer).into_iter().take(RELAYS_MAX) {
+        let now = Instant::now();
+        let tried = |since: &&Instant| now.duration_since(**since) < RELAY_PATIENCE;
+        for relay in relays(inner, &peer) {
             let known = lock(&inner.circuits.ends).get(&(relay, peer)).copied();
-            match known {
-                Some(label) => inner.path.prove_also(nonce, Source::Circuit(label)),
-                None if asked.insert(relay) => drop(inner.runtime.spawn(ask(inner.clone(), relay, peer, nonce))),
-                None => {}
+            if let Some(label) = known {
+                inner.path.prove_also(nonce, Source::Circuit(label));
             }
+            if asked.contains_key(&relay) || asked.values().filter(tried).count() >= RELAYS_MAX {
+                continue;
+            }
+            asked.insert(relay, now);
+            if known.is_none() {
+                drop(inner.runtime.spawn(ask(inner.clone(), relay, peer, nonce)));
+            }
+        }
+        for relay in asked.iter().filter(|(_, since)| !tried(since)).map(|(relay, _)| *relay) {
+            inner.circuits.doubt(relay, peer);
         }
         sleep(ASK_EVERY).await;
     }
 }
 
-/// Who could pass packets on to `peer`, nearest first: what is reached straight and answers.
+/// Who could pass packets on to `peer`: what is reached straight and answers, nearest first, and last who did not help
+/// a short while ago.
 fn relays(inner: &Inner, peer: &NodeKey) -> Vec<NodeKey> {
     let near = |relay: NodeKey| {
         let connection = inner.links.connection(&relay)?;
-        inner.path.route(&relay).map(|_| (connection.rtt(), relay))
+        let doubted = inner.circuits.doubts(relay, *peer);
+        inner.path.route(&relay).map(|_| (doubted, connection.rtt(), relay))
     };
     let mut near: Vec<_> = inner.handler.relays(peer).into_iter().filter_map(near).collect();
     near.sort_unstable();
-    near.into_iter().map(|(_, relay)| relay).collect()
+    near.into_iter().map(|(.., relay)| relay).collect()
 }
 
 /// Opens a circuit to `peer` through `relay`, and keeps it until it ends.
@@ -178,7 +214,10 @@ async fn ask(inner: Arc<Inner>, relay: NodeKey, peer: NodeKey, nonce: Nonce) {
             inner.path.prove_also(nonce, Source::Circuit(made.label));
             keep_end(&inner, relay, peer, &made, stream).await;
         }
-        Err(why) => tracing::debug!("no circuit to {} through {}: {why}", peer.short(), relay.short()),
+        Err(why) => {
+            inner.circuits.doubt(relay, peer);
+            tracing::debug!("no circuit to {} through {}: {why}", peer.short(), relay.short());
+        }
     }
 }
 
@@ -186,13 +225,13 @@ async fn open(inner: &Arc<Inner>, relay: NodeKey, peer: NodeKey) -> Result<(Made
     let connection = inner.links.connection(&relay).ok_or("it is not connected")?;
     let made = inner.path.make_label().ok_or("this node has too many labels")?;
     let header = Header::Open { peer, label: made.label };
-    let (out, stream) = request(&connection, header).await.map_err(|denial| denial.to_string())?;
+    let (out, stream) = request(&connection, header, RELAY_ANSWER_BOUND).await.map_err(|denial| denial.to_string())?;
     made.mean(Use::End { relay: VirtualAddr::of(&relay), peer: VirtualAddr::of(&peer), out });
     Ok((made, stream))
 }
 
 /// Opens a circuit's stream and waits for the label that answers it.
-async fn request(connection: &Connection, header: Header) -> Result<(Label, Stream), Denial> {
+async fn request(connection: &Connection, header: Header, bound: Duration) -> Result<(Label, Stream), Denial> {
     let asked = async {
         let (mut send, mut recv) = connection.open_bi().await.ok()?;
         send.write_all(&header.opening()).await.ok()?;
@@ -200,7 +239,7 @@ async fn request(connection: &Connection, header: Header) -> Result<(Label, Stre
         recv.read_exact(&mut answer).await.ok()?;
         Some((answer, (send, recv)))
     };
-    let (answer, stream) = timeout(ANSWER_BOUND, asked).await.ok().flatten().ok_or(Denial::Unavailable)?;
+    let (answer, stream) = timeout(bound, asked).await.ok().flatten().ok_or(Denial::Unavailable)?;
     let label = decode_answer(answer).map_err(|_| Denial::Malformed)??;
     Ok((label, stream))
 }
@@ -285,7 +324,7 @@ async fn relay<'a>(inner: &'a Inner, from: &Link, peer: NodeKey, out: Label) -> 
     let connection = connection.ok_or(Denial::Unavailable)?;
     let made = [inner.path.make_label().ok_or(Denial::Busy)?, inner.path.make_label().ok_or(Denial::Busy)?];
     let header = Header::Offer { peer: from.peer, label: made[1].label };
-    let (far_out, far) = request(&connection, header).await?;
+    let (far_out, far) = request(&connection, header, ANSWER_BOUND).await?;
     let (near, far_end) = (VirtualAddr::of(&from.peer), VirtualAddr::of(&peer));
     made[0].mean(Use::Hop { from: near, to: far_end, out: far_out });
     made[1].mean(Use::Hop { from: far_end, to: near, out });

@@ -165,7 +165,7 @@ impl PathSocket {
     /// A new label; `None` when there are too many.
     #[must_use]
     pub fn make_label(self: &Arc<Self>) -> Option<Made> {
-        let label = self.frames.change(circuit::Labels::make)?;
+        let label = self.frames.make()?;
         Some(Made { path: self.clone(), label })
     }
 

@@ -19,8 +19,8 @@ const ROUND: Duration = Duration::from_secs(2);
 /// Between rounds, and before the next when too many dials are under way.
 const PAUSE: Duration = Duration::from_millis(200);
 /// How long a peer that has proved itself may take to be heard over the connection: three probes of the core, on a path
-/// as slow as one by satellite.
-const HEARD_BOUND: Duration = Duration::from_secs(4);
+/// as slow as one by satellite. What was sent last is sent again before each part of it, as any of them may be lost.
+const HEARD_BOUND: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_millis(2500)];
 /// Proofs in a row that bring nothing after which the peer no longer knows the connection. One may be lost.
 const VAIN_PROOFS_MAX: u32 = 2;
 
@@ -29,8 +29,10 @@ pub async fn run(inner: Arc<Inner>, link: Arc<Link>, addrs: Vec<SocketAddr>) {
     let mut vain = 0;
     while link.connection.close_reason().is_none() {
         if prove(&inner, &link, &addrs).await {
-            inner.path.replay(&link.peer);
-            sleep(HEARD_BOUND).await;
+            for part in HEARD_BOUND {
+                inner.path.replay(&link.peer);
+                sleep(part).await;
+            }
             vain += 1;
             if vain == VAIN_PROOFS_MAX {
                 return link

@@ -46,6 +46,13 @@ impl Frames {
         change(&mut self.labels.write().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// A new label; `None` when there are too many.
+    pub fn make(&self) -> Option<Label> {
+        let label = self.change(Labels::make)?;
+        self.passed.lock().unwrap_or_else(PoisonError::into_inner).0.insert(label, Passed::default());
+        Some(label)
+    }
+
     /// Gives up a label.
     pub fn free(&self, label: Label) {
         self.change(|labels| labels.free(label));
@@ -56,7 +63,8 @@ impl Frames {
     pub fn count(&self, label: Label, frames: usize, bytes: usize) {
         let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
         let (of_labels, all) = &mut *passed;
-        for passed in [of_labels.entry(label).or_default(), all] {
+        // One that was given up just now is counted with all, and nowhere else.
+        for passed in of_labels.get_mut(&label).into_iter().chain([all]) {
             passed.frames += frames as u64;
             passed.bytes += bytes as u64;
         }

@@ -136,3 +136,30 @@ async fn who_may_not_relay_or_is_not_reached_gives_a_dial_that_says_so() {
     a.up().await;
     b.up().await;
 }
+
+#[tokio::test]
+async fn relays_that_refuse_hide_none_that_does_not() {
+    let (mut a, mut b) = (peer(1), peer(2));
+    let mut relays = Vec::new();
+    for n in 3..=6 {
+        let mut relay = peer(n);
+        for end in [&mut a, &mut b] {
+            end.mesh.dial(relay.key, vec![relay.addr()]);
+            end.up().await;
+            relay.up().await;
+            end.relays.lock().unwrap().push(relay.key);
+        }
+        relays.push(relay);
+    }
+    // Whichever are nearest: all but one refuse, by turns.
+    for good in 0..relays.len() {
+        for (n, relay) in relays.iter().enumerate() {
+            relay.mesh.set_relay(n == good);
+        }
+        a.mesh.dial(b.key, Vec::new());
+        let (at_a, _) = (a.up().await, b.up().await);
+        assert_eq!(way(&a, &b), Some((PathKind::Relayed, Some(relays[good].key))), "{good}");
+        a.mesh.close(at_a, "the next round".into());
+        until("both know", || [&a, &b].iter().all(|p| p.mesh.snapshot().peers.len() == relays.len())).await;
+    }
+}
