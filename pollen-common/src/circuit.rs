@@ -1,88 +1,21 @@
-//! Circuits: packets of two nodes that a third passes on unread. Owns the frame, the labels, and the one decision what
-//! becomes of a frame; knows neither sockets nor addresses: who a frame came from is told, in whatever names its owner
-//! uses. Format: `docs/protocol/circuits.md`.
+//! Circuits: packets of two nodes that a third passes on unread. Owns the labels and what they mean; knows neither sockets
+//! nor addresses: who a frame came from is told, in whatever names its owner uses. What becomes of a frame is decided
+//! where the kernel's programs can ask too: [`verdict::judge`](crate::verdict::judge). Format:
+//! `docs/protocol/circuits.md`.
 //! Invariant: a frame is taken from nobody but the one for whom its label was made, and a label that was given up never
 //! means another circuit before its slot was used 65,536 times more.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-/// The first byte of a frame. QUIC's fixed bit is clear in it, and it is no probe, so all share one port.
-pub const FIRST_BYTE: u8 = crate::packet::RELAY_MARK;
-/// What stands before the packet.
-pub const HEADER_BYTES: usize = 8;
+pub use crate::packet::{RELAY_HEADER_BYTES as HEADER_BYTES, RELAY_MARK as FIRST_BYTE};
+pub use crate::verdict::{Dropped, Judgement as Verdict, Use};
+use crate::{packet, verdict};
+
 /// Labels at once: each end of a circuit takes one, a relay two.
-pub const LABELS_MAX: usize = 8192;
+pub const LABELS_MAX: usize = crate::abi::LABELS_MAX as usize;
 
-/// What tells a circuit's frames from others: made by whoever receives them. The lower half is a slot of its table, the
-/// upper half counts what had that slot before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Label(pub u32);
-
-impl Label {
-    const fn new(slot: u16, generation: u16) -> Self {
-        Self((generation as u32) << 16 | slot as u32)
-    }
-
-    const fn slot(self) -> usize {
-        (self.0 & 0xffff) as usize
-    }
-
-    const fn generation(self) -> u16 {
-        (self.0 >> 16) as u16
-    }
-
-    /// The header of a frame with this label.
-    #[must_use]
-    pub const fn header(self) -> [u8; HEADER_BYTES] {
-        let [a, b, c, d] = self.0.to_be_bytes();
-        [FIRST_BYTE, 0, 0, 0, a, b, c, d]
-    }
-
-    /// The label of a frame, which must carry a packet. A frame whose flags or reserved bytes say anything is of a newer
-    /// version.
-    #[must_use]
-    pub fn of(frame: &[u8]) -> Option<Self> {
-        let (header, packet) = frame.split_first_chunk::<HEADER_BYTES>()?;
-        let [FIRST_BYTE, 0, 0, 0, label @ ..] = *header else { return None };
-        (!packet.is_empty()).then_some(Self(u32::from_be_bytes(label)))
-    }
-}
-
-/// What a label means to the node that made it. `P` is how nodes are called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Use<P> {
-    /// Frames from `from` go on to `to`, under the label that that one made.
-    Hop { from: P, to: P, out: Label },
-    /// Frames from the relay are of `peer`, and what is sent there goes to the relay under its label.
-    End { relay: P, peer: P, out: Label },
-}
-
-/// What becomes of a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict<P> {
-    /// Send it on, under this label.
-    Forward {
-        to: P,
-        out: Label,
-    },
-    /// It is for this node: the packet in it came from `peer`.
-    Deliver {
-        peer: P,
-    },
-    Drop(Dropped),
-}
-
-/// Why a frame was dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dropped {
-    /// No frame of this version.
-    Malformed,
-    /// No circuit has this label, or none has it any more.
-    Label,
-    /// It came from another than the one for whom the label was made.
-    Source,
-}
+pub use crate::packet::Label;
 
 #[derive(Clone, Debug)]
 struct Slot<P> {
@@ -120,7 +53,7 @@ impl<P: Copy + Eq> Labels<P> {
 
     /// Gives a label its meaning.
     pub fn set(&mut self, label: Label, means: Use<P>) {
-        if let Some(slot) = self.slots.get_mut(label.slot()).filter(|slot| slot.generation == label.generation()) {
+        if let Some(slot) = self.slots.get_mut(label.slot() as usize).filter(|slot| slot.generation == label.generation()) {
             slot.means = Some(means);
         }
     }
@@ -128,12 +61,18 @@ impl<P: Copy + Eq> Labels<P> {
     /// What a label means.
     #[must_use]
     pub fn get(&self, label: Label) -> Option<Use<P>> {
-        self.slots.get(label.slot()).filter(|slot| slot.generation == label.generation())?.means
+        self.slots.get(label.slot() as usize).filter(|slot| slot.generation == label.generation())?.means
+    }
+
+    /// All labels that mean something.
+    pub fn all(&self) -> impl Iterator<Item = Label> {
+        let numbered = (0..=u16::MAX).zip(&self.slots);
+        numbered.filter(|(_, slot)| slot.means.is_some()).map(|(at, slot)| Label::new(at, slot.generation))
     }
 
     /// Gives a label up. Nothing happens if it was given up before.
     pub fn free(&mut self, label: Label) {
-        if let Some(slot) = self.slots.get_mut(label.slot()).filter(|slot| slot.generation == label.generation()) {
+        if let Some(slot) = self.slots.get_mut(label.slot() as usize).filter(|slot| slot.generation == label.generation()) {
             slot.means = None;
             slot.generation = slot.generation.wrapping_add(1);
             // Its index fitted when it was made.
@@ -155,13 +94,8 @@ impl<P: Copy + Eq> Labels<P> {
 
     /// What becomes of `frame`, which came from a source that belongs to `from`, if it belongs to anybody.
     pub fn decide(&self, frame: &[u8], from: Option<P>) -> Verdict<P> {
-        let Some(label) = Label::of(frame) else { return Verdict::Drop(Dropped::Malformed) };
-        let Some(means) = self.get(label) else { return Verdict::Drop(Dropped::Label) };
-        match means {
-            Use::Hop { from: expected, to, out } if from == Some(expected) => Verdict::Forward { to, out },
-            Use::End { relay, peer, .. } if from == Some(relay) => Verdict::Deliver { peer },
-            Use::Hop { .. } | Use::End { .. } => Verdict::Drop(Dropped::Source),
-        }
+        let label = packet::relay_label(frame);
+        verdict::judge(label, label.and_then(|label| self.get(label)), |node| from == Some(node))
     }
 }
 
@@ -172,7 +106,7 @@ mod tests {
     use super::*;
 
     fn frame(label: Label) -> Vec<u8> {
-        [&label.header()[..], b"packet"].concat()
+        [&label.header(6)[..], b"packet"].concat()
     }
 
     #[test]
@@ -204,18 +138,6 @@ mod tests {
         labels.free(all[5]);
         labels.free(all[3]);
         assert_eq!(labels.make().map(Label::slot), Some(5), "the one that was free longest");
-    }
-
-    #[test]
-    fn what_is_no_frame_of_this_version_is_none() {
-        let whole = frame(Label(0x0001_0002));
-        assert_eq!(Label::of(&whole), Some(Label(0x0001_0002)));
-        assert_eq!(Label::of(&whole[..HEADER_BYTES]), None, "it carries nothing");
-        for at in 0..4 {
-            let mut other = whole.clone();
-            other[at] ^= 1;
-            assert_eq!(Label::of(&other), None, "byte {at}");
-        }
     }
 
     proptest! {

@@ -8,6 +8,8 @@ use pollen_common::node::PATIENCE_DEFAULT;
 use pollen_common::views::Name;
 use serde::{Deserialize, Serialize};
 
+use crate::datapath::Choice;
+
 /// The UDP port when nobody chose one.
 pub const PORT_DEFAULT: u16 = 60611;
 
@@ -40,6 +42,8 @@ pub struct LiveSettings {
     pub stream_patience_s: Option<u32>,
     /// Whether packets of others are passed on; they are where absent.
     pub relay: Option<bool>,
+    /// What carries circuits' frames; `auto` where absent.
+    pub datapath: Option<Choice>,
 }
 
 /// A listening address as people write it: `:9090` for every interface.
@@ -72,6 +76,8 @@ pub struct Settings {
     pub stream_patience_s: Option<u32>,
     /// Whether packets of others are passed on; they are otherwise.
     pub relay: Option<bool>,
+    /// What carries circuits' frames; `auto` otherwise.
+    pub datapath: Option<Choice>,
 }
 
 /// What `pln up` was told; each overrides its setting and is remembered.
@@ -129,6 +135,12 @@ impl Settings {
         self.relay.unwrap_or(true)
     }
 
+    /// What carries circuits' frames.
+    #[must_use]
+    pub fn datapath(&self) -> Choice {
+        self.datapath.unwrap_or_default()
+    }
+
     /// What can be changed while the daemon runs.
     #[must_use]
     pub fn live(&self) -> LiveSettings {
@@ -139,6 +151,7 @@ impl Settings {
             seed_memory_mib: self.seed_memory_mib,
             stream_patience_s: self.stream_patience_s,
             relay: self.relay,
+            datapath: self.datapath,
         }
     }
 }

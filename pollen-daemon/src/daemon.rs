@@ -211,6 +211,7 @@ async fn start(prepared: Prepared) -> Result<Up, RunError> {
     let mesh = Mesh::start(MeshConfig::new(secret, port), happens, Arc::new(streams));
     let mesh = mesh.map_err(|source| RunError::Mesh { port, source })?;
     mesh.set_relay(settings.relays());
+    mesh.datapath().choose(settings.datapath());
     services.start(Arc::new(mesh.clone()), mesh.runtime().clone(), &services_config);
     content.start(mesh.clone());
     let hosted = Hosted::default();

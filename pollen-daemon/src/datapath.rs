@@ -1,27 +1,40 @@
-//! The rungs that carry frames below the sockets: today the embedded eBPF object, loaded but attached to nothing.
-//! Owns BPF system calls; decides nothing about frames (see `pollen_common::verdict`).
-//! Invariant: a machine that cannot use a rung gets a typed reason and runs on the next one.
+//! The rungs that carry circuits' frames, and which of them does: the kernel's XDP program above the sockets, which always
+//! can. Owns what the kernel is told of circuits, and when; decides nothing about frames (see `pollen_common::verdict`).
+//! Invariants: a machine that cannot use a rung gets a typed reason and runs on the next one; the program is in the kernel
+//! only while there are circuits for it, and no longer than this process; what it does not know it leaves to the sockets.
 
-use aya::Ebpf;
-use aya::maps::{MapError, PerCpuArray};
-use aya::programs::{ProgramError, Xdp};
-use pollen_common::abi;
-use pollen_common::verdict::Reason;
-
+mod netlink;
+mod program;
+mod relay;
 #[cfg(test)]
 mod tests;
+mod ways;
 
-/// The compiled XDP object, if this build embeds one.
-#[cfg(ebpf_object)]
-const OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pollen-ebpf.o")));
-#[cfg(not(ebpf_object))]
-const OBJECT: Option<&[u8]> = None;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-/// How the daemon moves packets, best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+use pollen_common::abi::Count;
+use pollen_common::circuit::Label;
+use pollen_common::verdict::Reason;
+use tokio::time::{MissedTickBehavior, interval};
+
+use self::relay::Relay;
+
+/// How often routes, neighbours and interfaces are looked up again: a peer whose next hop changed loses what is sent in
+/// between.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How the daemon moves packets, best last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rung {
     /// Plain sockets.
+    #[default]
     Sockets,
+    /// The kernel's program, run for each packet that the driver has handed over.
+    XdpGeneric,
+    /// The kernel's program, in the driver.
+    Xdp,
 }
 
 impl Rung {
@@ -30,26 +43,66 @@ impl Rung {
     pub const fn label(self) -> &'static str {
         match self {
             Self::Sockets => "sockets",
+            Self::XdpGeneric => "xdp-generic",
+            Self::Xdp => "xdp",
         }
     }
 }
 
-/// The rung in use, and why it is not a higher one.
-#[derive(Clone, Debug)]
-pub struct Standing {
-    pub rung: Rung,
-    /// One clause for people.
-    pub why_not_higher: String,
+/// What the operator asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Choice {
+    /// The kernel where it is worth it.
+    #[default]
+    Auto,
+    Xdp,
+    XdpGeneric,
+    Socket,
 }
 
-/// Where this node stands on the ladder. Touches nothing: a program is loaded only when there is a use for it.
-#[must_use]
-pub fn standing() -> Standing {
-    let why_not_higher = match OBJECT {
-        None => Unavailable::NotBuilt.to_string(),
-        Some(_) => "no circuits, so no frames to forward in the kernel".to_owned(),
-    };
-    Standing { rung: Rung::Sockets, why_not_higher }
+impl Choice {
+    /// As it is typed and shown.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Xdp => "xdp",
+            Self::XdpGeneric => "xdp-generic",
+            Self::Socket => "socket",
+        }
+    }
+}
+
+impl std::str::FromStr for Choice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = [Self::Auto, Self::Xdp, Self::XdpGeneric, Self::Socket];
+        all.into_iter().find(|choice| choice.label() == text).ok_or_else(|| {
+            format!("`{text}` is no datapath; say auto, xdp, xdp-generic or socket")
+        })
+    }
+}
+
+/// The rung in use, and why it is not a higher one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    pub rung: Rung,
+    /// The names of the interfaces that the program is on.
+    pub interfaces: Vec<String>,
+    /// One clause for people; empty on the highest.
+    pub why_not_higher: String,
+    /// What the operator asked for is not what there is.
+    pub is_refused: bool,
+}
+
+/// What the kernel did, and which rung that is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DatapathNumbers {
+    pub standing: Standing,
+    /// Frames and bytes that the program saw, by reason, since this process began.
+    pub seen: Vec<(Reason, Count)>,
 }
 
 /// Why XDP cannot be used here. Nothing is left behind in the kernel.
@@ -64,73 +117,93 @@ pub enum Unavailable {
     /// The kernel refused the object: too old, or the verifier objects.
     #[error("the kernel refused the eBPF object: {0}")]
     Refused(String),
-    /// The object lacks a program or map of the names in [`abi`]: it was built from another version.
+    /// The object lacks a program or map of the names in [`abi`](pollen_common::abi): it was built from another version.
     #[error("the eBPF object has no {0}: built from another version")]
     Mismatch(&'static str),
+    /// The kernel does not say where packets go.
+    #[error("the kernel's routes cannot be asked for: {0}")]
+    NoTables(std::io::Error),
+    /// The driver runs no programs, or sends nothing that they redirect.
+    #[error("the driver of {0} does no XDP in both directions")]
+    Driver(String),
+    /// It is no piece of hardware, so each packet would be copied for the program's sake.
+    #[error("{0} is a virtual interface, where the program costs more than it saves (`pln set datapath xdp` has it anyway)")]
+    Virtual(String),
+    /// The interface has another program, or refused ours.
+    #[error("{0}: {1}")]
+    Interface(String, String),
 }
 
-/// The XDP program, verified by the kernel and attached to nothing. Dropping it unloads it.
-pub struct XdpProgram {
-    ebpf: Ebpf,
+/// What a label means, in addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// Its frames are the sockets' to handle.
+    End,
+    /// Frames that come from `from` go on to `to`, under the label `out`.
+    Hop { from: SocketAddr, to: SocketAddr, out: Label },
 }
 
-impl XdpProgram {
-    /// Loads the embedded object.
-    ///
-    /// # Errors
-    /// If it is not there, not permitted or refused.
-    pub fn load() -> Result<Self, Unavailable> {
-        let object = OBJECT.ok_or(Unavailable::NotBuilt)?;
-        let mut ebpf = Ebpf::load(object).map_err(|error| refused(&error))?;
-        program(&mut ebpf)?.load().map_err(|error| refused(&error))?;
-        Ok(Self { ebpf })
+/// The ladder of one node.
+pub struct Datapath(Mutex<Relay>);
+
+impl Datapath {
+    /// For the node whose packets come at UDP port `port`.
+    #[must_use]
+    pub fn new(port: u16) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Relay::new(port))))
     }
 
-    /// Frames seen, by reason, all CPUs together; in the order of [`Reason::ALL`].
+    fn relay(&self) -> MutexGuard<'_, Relay> {
+        // What is under this lock is whole between any two statements that could panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the operator asks for, from now on. Is looked at within [`LOOK_EVERY`].
+    pub fn choose(&self, choice: Choice) {
+        self.relay().choose(choice);
+    }
+
+    /// Whether what the operator asks for could be had: the program loads.
     ///
     /// # Errors
-    /// If the map is not the one this version lays out, or the kernel does not let it be read.
-    pub fn frames(&self) -> Result<[(Reason, u64); Reason::ALL.len()], Unavailable> {
-        let map = self.ebpf.map(abi::COUNTERS).ok_or(Unavailable::Mismatch(abi::COUNTERS))?;
-        let counters: PerCpuArray<_, u64> = map.try_into().map_err(|error: MapError| refused(&error))?;
-        let mut frames = Reason::ALL.map(|reason| (reason, 0));
-        for (reason, count) in &mut frames {
-            let per_cpu = counters.get(&reason.slot(), 0).map_err(|error| refused(&error))?;
-            *count = per_cpu.iter().sum();
+    /// Why not.
+    pub fn try_out(choice: Choice) -> Result<(), Unavailable> {
+        match choice {
+            Choice::Auto | Choice::Socket => Ok(()),
+            Choice::Xdp | Choice::XdpGeneric => program::XdpProgram::load().map(drop),
         }
-        Ok(frames)
     }
 
-    /// The program itself, to attach or to test.
-    ///
-    /// # Errors
-    /// If the object holds no XDP program of the expected name.
-    pub fn program(&mut self) -> Result<&mut Xdp, Unavailable> {
-        program(&mut self.ebpf)
+    /// What a label means from now on; nothing any more.
+    pub fn means(&self, label: Label, meaning: Option<Meaning>) {
+        self.relay().means(label, meaning);
     }
-}
 
-fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp, Unavailable> {
-    let program = ebpf.program_mut(abi::PROGRAM).ok_or(Unavailable::Mismatch(abi::PROGRAM))?;
-    program.try_into().map_err(|error: ProgramError| refused(&error))
-}
+    /// What the kernel sent on under a label. Only ever grows while the label means the same.
+    #[must_use]
+    pub fn passed(&self, label: Label) -> Count {
+        self.relay().passed(label)
+    }
 
-/// Permission is a fact about the machine, everything else one about the object: the cause is found by its errno.
-fn refused(error: &(dyn std::error::Error + 'static)) -> Unavailable {
-    let mut chain = Vec::new();
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        let io = error.downcast_ref::<std::io::Error>();
-        if io.is_some_and(|io| matches!(io.raw_os_error(), Some(libc::EPERM | libc::EACCES))) && !is_verifier(&chain) {
-            return Unavailable::NotPermitted;
+    /// Which rung, and what the kernel did.
+    #[must_use]
+    pub fn numbers(&self) -> DatapathNumbers {
+        self.relay().numbers()
+    }
+
+    /// What the kernel sent on since this process began.
+    #[must_use]
+    pub fn forwarded(&self) -> Count {
+        self.relay().forwarded()
+    }
+
+    /// Looks after it; `by_sockets` says how many frames the sockets have passed on. Ends with the node.
+    pub async fn keep(self: Arc<Self>, by_sockets: impl Fn() -> u64) {
+        let mut tick = interval(LOOK_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            self.relay().look(by_sockets());
         }
-        chain.push(error.to_string());
-        cause = error.source();
     }
-    Unavailable::Refused(chain.join(": "))
-}
-
-/// The verifier too answers `EACCES`; it comes with its log.
-fn is_verifier(chain: &[String]) -> bool {
-    chain.iter().any(|message| message.contains("Verifier output: ") && message.contains("processed "))
 }

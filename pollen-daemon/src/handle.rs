@@ -14,7 +14,6 @@ use tokio::sync::{broadcast, watch};
 
 use crate::clock::unix_now;
 use crate::config::LiveSettings;
-use crate::datapath;
 use crate::events::EventRecord;
 use crate::services::{Connect, Disconnect, Listener, Serve, ServiceRef};
 use crate::status::{About, HeldModule, Numbers, Reading, Troubles};
@@ -98,14 +97,13 @@ pub trait Daemon: Send + Sync + 'static {
 /// What `of` makes of one reading of `daemon`.
 pub fn read<T>(daemon: &dyn Daemon, of: impl FnOnce(Reading<'_>) -> T) -> T {
     let (about, view, numbers, listeners) = (daemon.about(), daemon.view(), daemon.numbers(), daemon.listeners());
-    let (datapath, troubles) = (datapath::standing(), daemon.troubles());
+    let troubles = daemon.troubles();
     of(Reading {
         about: &about,
         view: &view,
         numbers: &numbers,
         listeners: &listeners,
         troubles: &troubles,
-        datapath: &datapath,
         now: daemon.now(),
     })
 }

@@ -48,7 +48,6 @@ pub struct Reading<'a> {
     pub numbers: &'a Numbers,
     pub listeners: &'a [Listener],
     pub troubles: &'a Troubles,
-    pub datapath: &'a Standing,
     pub now: UnixMs,
 }
 
@@ -310,17 +309,26 @@ impl From<CircuitNumbers> for Circuits {
 /// How packets are moved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Datapath {
-    /// The rung of the ladder in use: `sockets`.
+    /// The rung of the ladder in use: `xdp`, `xdp-generic`, `sockets`.
     pub rung: String,
-    /// Why it is not a higher one.
+    /// The interfaces that the kernel's program is on.
+    #[serde(default)]
+    pub interfaces: Vec<String>,
+    /// Why it is not a higher one; empty on the highest.
     pub why_not_higher: String,
+}
+
+impl From<&Standing> for Datapath {
+    fn from(Standing { rung, interfaces, why_not_higher, .. }: &Standing) -> Self {
+        Self { rung: rung.label().into(), interfaces: interfaces.clone(), why_not_higher: why_not_higher.clone() }
+    }
 }
 
 impl Status {
     /// What `reading` says.
     #[must_use]
     pub fn of(reading: Reading<'_>) -> Self {
-        let Reading { view, numbers, listeners, datapath, .. } = reading;
+        let Reading { view, numbers, listeners, .. } = reading;
         Self {
             health: Health::of(reading),
             me: me(reading),
@@ -334,7 +342,7 @@ impl Status {
             circuits: Circuits::from(numbers.circuits),
             punching: Punching::from(numbers.punches),
             socket: Socket::from(&numbers.socket),
-            datapath: Datapath { rung: datapath.rung.label().into(), why_not_higher: datapath.why_not_higher.clone() },
+            datapath: Datapath::from(&numbers.datapath.standing),
         }
     }
 }

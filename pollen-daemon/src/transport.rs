@@ -46,6 +46,7 @@ use self::path::PathSocket;
 use self::punch::Punches;
 use self::reset::ResetKey;
 use self::tls::Tls;
+use crate::datapath::Datapath;
 
 /// How long a connection outlives silence, for QUIC: longer than anybody may set the core's patience, which ends it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(25 * 60 * 60);
@@ -245,6 +246,7 @@ impl Mesh {
         };
         let mut stopped = mesh.0.stop.subscribe();
         runtime.spawn(mesh.0.path.clone().flusher());
+        runtime.spawn(mesh.0.path.clone().reflect());
         runtime.spawn(dial::accept(mesh.0.clone(), accepts));
         let thread = thread::Builder::new().name("mesh".into()).spawn(move || {
             // An error means that every handle is gone.
@@ -284,6 +286,12 @@ impl Mesh {
             stop: watch::Sender::new(false),
             thread: Mutex::default(),
         })))
+    }
+
+    /// The rungs below the sockets.
+    #[must_use]
+    pub fn datapath(&self) -> &Datapath {
+        self.0.path.datapath()
     }
 
     /// Dials for the driver: answered by `LinkUp` or `DialFailed`. Joins a dial of the same peer that is under way;

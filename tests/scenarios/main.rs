@@ -10,6 +10,7 @@ mod death;
 mod directory;
 mod forms;
 mod garbage;
+mod kernel;
 mod lab;
 mod links;
 mod lost;

@@ -126,6 +126,22 @@ impl Lab {
         hosts.try_into().map_err(|_| anyhow::anyhow!("one host was made for each name"))
     }
 
+    /// Makes the cables of `host` behave as a network card's: packets leave one by one, whole and summed, and what a program
+    /// of the kernel sends back there arrives.
+    ///
+    /// # Errors
+    /// Without `ethtool`, or if the kernel refuses.
+    pub fn like_hardware(&self, host: &Host) -> Result<()> {
+        let namespace = host.namespace.as_ref().context("this machine has no cables of the lab")?;
+        for cable in &host.cables {
+            let alone = ["tx", "off", "gso", "off", "tso", "off", "tx-udp-segmentation", "off"];
+            namespace.ok("ethtool", &[&["-K", &cable.device][..], &alone].concat())?;
+            let far = &self.switches.get(cable.switch.0).context("the lab has no such switch")?.0;
+            far.ok("ethtool", &["-K", &cable.port, "gro", "on"])?;
+        }
+        Ok(())
+    }
+
     /// Cuts a switch in two: `hosts` reach each other and nobody else. No host sees its link change.
     ///
     /// # Errors

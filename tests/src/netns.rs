@@ -50,6 +50,17 @@ impl Namespace {
         ip(&[&["-n", &self.name], args].concat())
     }
 
+    /// Runs a command inside, to its end.
+    ///
+    /// # Errors
+    /// If it is missing or fails: with what it said.
+    pub fn ok(&self, program: &str, args: &[&str]) -> Result<()> {
+        let output = self.command(program).args(args).output().with_context(|| program.to_owned())?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{program} {}: {}", args.join(" "), said.trim());
+        Ok(())
+    }
+
     /// A command that will run inside.
     #[must_use]
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {

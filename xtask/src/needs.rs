@@ -60,6 +60,14 @@ pub const TCPDUMP: Need = Need {
     packages: &["tcpdump"],
 };
 
+/// For cables that behave as a network card's.
+pub const ETHTOOL: Need = Need {
+    what: "ethtool",
+    why: "cables of the lab on which the kernel's program forwards",
+    met: || shell::has("ethtool"),
+    packages: &["ethtool"],
+};
+
 /// For running a daemon with a unit's rights.
 pub const SETPRIV: Need = Need {
     what: "setpriv",

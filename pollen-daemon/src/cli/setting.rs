@@ -14,7 +14,8 @@ use crate::http::failure::Failure;
 pub(super) struct Set {
     /// `name`: what this node is called, its host's name unless set. `http`: where metrics are served, e.g. :9090. `log-level`: e.g. debug. `seed-memory`: what all seeds here may use
     /// together, e.g. 4GiB. `stream-patience`: how long open streams wait for a peer that answers nothing, 15m unless set.
-    /// `relay`: whether packets of nodes that cannot reach each other are passed on, `on` unless set to `off`
+    /// `relay`: whether packets of nodes that cannot reach each other are passed on, `on` unless set to `off`. `datapath`:
+    /// what passes them on, `auto` unless set to `xdp`, `xdp-generic` or `socket`
     #[arg(value_parser = parse_key)]
     key: Option<Key>,
     value: Option<String>,
@@ -72,5 +73,6 @@ fn value(key: Key, settings: &SettingsShown) -> Option<&str> {
         Key::SeedMemory => settings.seed_memory.as_deref(),
         Key::StreamPatience => settings.stream_patience.as_deref(),
         Key::Relay => settings.relay.as_deref(),
+        Key::Datapath => settings.datapath.as_deref(),
     }
 }

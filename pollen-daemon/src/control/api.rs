@@ -171,6 +171,8 @@ pub struct SettingsShown {
     /// Whether packets of others are passed on: `on`, `off`.
     #[serde(default)]
     pub relay: Option<String>,
+    #[serde(default)]
+    pub datapath: Option<String>,
 }
 
 impl From<&LiveSettings> for SettingsShown {
@@ -182,6 +184,7 @@ impl From<&LiveSettings> for SettingsShown {
             seed_memory: settings.seed_memory_mib.map(super::size::show_mib),
             stream_patience: settings.stream_patience_s.map(super::duration::show_seconds),
             relay: settings.relay.map(|relay| if relay { "on" } else { "off" }.into()),
+            datapath: settings.datapath.map(|choice| choice.label().into()),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use pollen_common::views::Name;
 
+use crate::datapath::Choice;
 use crate::config::LiveSettings;
 use crate::control::duration::duration;
 use crate::control::size::size_kib;
@@ -28,11 +29,20 @@ pub enum Key {
     StreamPatience,
     /// Whether packets of others are passed on.
     Relay,
+    /// What passes them on.
+    Datapath,
 }
 
 impl Key {
-    pub const ALL: [Self; 6] =
-        [Self::Name, Self::Http, Self::LogLevel, Self::SeedMemory, Self::StreamPatience, Self::Relay];
+    pub const ALL: [Self; 7] = [
+        Self::Name,
+        Self::Http,
+        Self::LogLevel,
+        Self::SeedMemory,
+        Self::StreamPatience,
+        Self::Relay,
+        Self::Datapath,
+    ];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -43,6 +53,7 @@ impl Key {
             Self::SeedMemory => "seed-memory",
             Self::StreamPatience => "stream-patience",
             Self::Relay => "relay",
+            Self::Datapath => "datapath",
         }
     }
 }
@@ -68,6 +79,7 @@ pub fn changed(mut settings: LiveSettings, key: Key, value: Option<&str>) -> Res
         Key::LogLevel => settings.log_level = value.map(parse_level).transpose()?,
         Key::SeedMemory => settings.seed_memory_mib = value.map(parse_memory).transpose()?,
         Key::Relay => settings.relay = value.map(parse_switch).transpose()?,
+        Key::Datapath => settings.datapath = value.map(parse_datapath).transpose()?,
         Key::StreamPatience => settings.stream_patience_s = value.map(parse_patience).transpose()?,
     }
     Ok(settings)
@@ -125,6 +137,10 @@ fn parse_switch(s: &str) -> Result<bool, Failure> {
         "off" => Ok(false),
         _ => Err(Failure::new(Code::Usage, format!("`{s}` is neither on nor off"))),
     }
+}
+
+fn parse_datapath(s: &str) -> Result<Choice, Failure> {
+    s.parse().map_err(|error: String| Failure::new(Code::Usage, error))
 }
 
 /// The longest that anybody waits for a silent peer, a day: QUIC's own time-out is a little longer.
@@ -218,7 +234,7 @@ mod tests {
         assert_eq!(failure.code, Code::Usage);
         assert_eq!(
             failure.hint.as_deref(),
-            Some("known settings: name, http, log-level, seed-memory, stream-patience, relay")
+            Some("known settings: name, http, log-level, seed-memory, stream-patience, relay, datapath")
         );
     }
 }

@@ -19,6 +19,7 @@ use super::{announce, held, numbers, way_back};
 use crate::clock;
 use crate::config::{self, LiveSettings, Settings};
 use crate::content::Content;
+use crate::datapath::Datapath;
 use crate::control::size::show_mib;
 use crate::driver::DriverHandle;
 use crate::enroll::way_back::WayBack;
@@ -298,11 +299,18 @@ impl Running {
     }
 
     async fn put_in_force(&self, live: LiveSettings) -> Result<(), Refusal> {
-        let LiveSettings { name, http, log_level, seed_memory_mib, stream_patience_s, relay } = live;
+        let LiveSettings { name, http, log_level, seed_memory_mib, stream_patience_s, relay, datapath } = live;
         let was = self.settings_now();
         let name = name.map(|name| name.to_string());
-        let settings = Settings { name, http, log_level, seed_memory_mib, stream_patience_s, relay, ..was.clone() };
+        let settings =
+            Settings { name, http, log_level, seed_memory_mib, stream_patience_s, relay, datapath, ..was.clone() };
         let patience = settings.stream_patience();
+        // What cannot be had is said now, and not in a log.
+        Datapath::try_out(settings.datapath()).map_err(|error| Refusal {
+            kind: RefusalKind::Usage,
+            message: format!("this node has no such datapath: {error}"),
+            hint: Some("`pln set datapath auto` takes what there is".into()),
+        })?;
         let most_mib = Machine::memory_mib_max();
         // One that was set on a larger machine stays, and hinders no other setting.
         if seed_memory_mib != was.seed_memory_mib && seed_memory_mib.is_some_and(|mib| mib > most_mib) {
@@ -324,6 +332,7 @@ impl Running {
             self.parts.driver.command(Command::Patience { patience }).await?;
         }
         self.parts.mesh.set_relay(self.settings_now().relays());
+        self.parts.mesh.datapath().choose(self.settings_now().datapath());
         if was.name != self.settings_now().name {
             announce::rename(self).await?;
         }
@@ -433,6 +442,7 @@ impl Daemon for Running {
             },
             circuits: mesh.circuits,
             punches: mesh.punches,
+            datapath: mesh.datapath,
             dropped: dropped.chain(refused.into_iter().map(|(reason, n)| (format!("core_{reason}"), n))).collect(),
             services: self.parts.services.numbers(),
             seeds: numbers::of_seeds(&self.parts),

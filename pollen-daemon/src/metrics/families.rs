@@ -7,7 +7,7 @@ use pollen_common::views::{Liveness, Protocol, View};
 use prometheus::core::{AtomicF64, AtomicU64, GenericCounterVec, GenericGaugeVec};
 use prometheus::{Opts, Registry, TextEncoder};
 
-use crate::datapath;
+use crate::datapath::DatapathNumbers;
 use crate::handle;
 use crate::handle::Daemon;
 use crate::http::refused::{Tallies, Tally};
@@ -73,12 +73,6 @@ fn process(scrape: &Scrape, daemon: &dyn Daemon) -> Result {
         &["version", "commit"],
         &[(&[env!("CARGO_PKG_VERSION"), option_env!("PLN_COMMIT").unwrap_or("unknown")], 1)],
     )?;
-    scrape.gauge(
-        "pln_datapath_info",
-        "Always 1; the label is the rung of the ladder that packets travel by.",
-        &["rung"],
-        &[(&[datapath::standing().rung.label()], 1)],
-    )?;
     scrape.gauge_seconds(
         "pln_start_time_seconds",
         "When the daemon started, in seconds since 1970.",
@@ -126,27 +120,7 @@ fn cluster(scrape: &Scrape, daemon: &dyn Daemon, numbers: &Numbers) -> Result {
         &[],
         &[(&[], as_u64(view.refused.len()))],
     )?;
-    let circuits = &numbers.circuits;
-    scrape.gauge(
-        "pln_circuits",
-        "Circuits by this node's part: `end` where it reaches a peer so, `hop` where it passes packets on for others.",
-        &["part"],
-        &[(&["end"], as_u64(circuits.ends)), (&["hop"], as_u64(circuits.hops))],
-    )?;
-    scrape.counter("pln_relayed_frames_total", "Frames passed on for others.", &[], &[(&[], circuits.frames)])?;
-    scrape.counter(
-        "pln_relayed_bytes_total",
-        "Bytes of frames passed on for others.",
-        &[],
-        &[(&[], circuits.bytes)],
-    )?;
-    let punches = &numbers.punches;
-    scrape.counter(
-        "pln_punch_rounds_total",
-        "Rounds in which a straight way to a relayed peer was looked for, by outcome.",
-        &["outcome"],
-        &[(&["opened"], punches.opened), (&["vain"], punches.rounds.saturating_sub(punches.opened))],
-    )?;
+    relaying(scrape, numbers)?;
     let socket = &numbers.socket;
     scrape.gauge(
         "pln_socket_segments",
@@ -172,6 +146,44 @@ fn cluster(scrape: &Scrape, daemon: &dyn Daemon, numbers: &Numbers) -> Result {
         "Peers with a connection, by how packets travel.",
         &["path"],
         &[(&["direct"], direct), (&["other"], as_u64(numbers.peers.len()) - direct)],
+    )
+}
+
+fn relaying(scrape: &Scrape, numbers: &Numbers) -> Result {
+    let circuits = &numbers.circuits;
+    scrape.gauge(
+        "pln_circuits",
+        "Circuits by this node's part: `end` where it reaches a peer so, `hop` where it passes packets on for others.",
+        &["part"],
+        &[(&["end"], as_u64(circuits.ends)), (&["hop"], as_u64(circuits.hops))],
+    )?;
+    scrape.counter("pln_relayed_frames_total", "Frames passed on for others.", &[], &[(&[], circuits.frames)])?;
+    scrape.counter(
+        "pln_relayed_bytes_total",
+        "Bytes of frames passed on for others.",
+        &[],
+        &[(&[], circuits.bytes)],
+    )?;
+    let punches = &numbers.punches;
+    scrape.counter(
+        "pln_punch_rounds_total",
+        "Rounds in which a straight way to a relayed peer was looked for, by outcome.",
+        &["outcome"],
+        &[(&["opened"], punches.opened), (&["vain"], punches.rounds.saturating_sub(punches.opened))],
+    )?;
+    let DatapathNumbers { standing, seen } = &numbers.datapath;
+    scrape.gauge(
+        "pln_datapath_info",
+        "Always 1; the label is the rung of the ladder that circuits' frames travel by.",
+        &["rung"],
+        &[(&[standing.rung.label()], 1)],
+    )?;
+    let frames: Vec<_> = seen.iter().map(|(reason, count)| ([reason.label()], count.frames)).collect();
+    scrape.counter(
+        "pln_datapath_frames_total",
+        "Ethernet frames that the kernel's program saw, by what it made of them.",
+        &["reason"],
+        &slices(&frames),
     )
 }
 

@@ -10,6 +10,7 @@ use pollen_common::mapping::Nats;
 use pollen_common::node::EventKind;
 use pollen_common::time::UnixMs;
 
+use crate::datapath::DatapathNumbers;
 use crate::services::ServiceNumbers;
 use crate::transport::{CircuitNumbers, PunchNumbers};
 use crate::workload::CallNumbers;
@@ -35,6 +36,7 @@ pub struct Numbers {
     pub socket: SocketNumbers,
     pub circuits: CircuitNumbers,
     pub punches: PunchNumbers,
+    pub datapath: DatapathNumbers,
     /// Incoming frames and datagrams that were dropped, by reason.
     pub dropped: BTreeMap<String, u64>,
     pub services: ServiceNumbers,

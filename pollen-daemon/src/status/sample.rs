@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use pollen_common::abi::Count;
+use pollen_common::verdict::Reason;
 use pollen_common::identity::{ClusterId, Digest, NodeKey, SecretKey};
 use pollen_common::mapping::{NatKind, Nats};
 use pollen_common::node::EventKind;
@@ -15,7 +17,7 @@ use pollen_common::views::{
     ServiceInfo, View,
 };
 
-use crate::datapath::{Rung, Standing};
+use crate::datapath::{DatapathNumbers, Standing};
 use crate::services::{Listener, ServiceNumbers, ServiceRef};
 use crate::status::{
     About, ContentNumbers, EngineNumbers, EngineStanding, HeldModule, Numbers, PeerNumbers, SeedNumbers, SocketNumbers,
@@ -145,6 +147,7 @@ pub(crate) fn numbers() -> Numbers {
             datagrams_out: 9,
             lost: 1,
         }],
+        datapath: datapath(),
         circuits: CircuitNumbers { relays: true, ends: 1, hops: 2, frames: 30, bytes: 40_000 },
         punches: PunchNumbers { nats: Nats { v4: NatKind::None, v6: NatKind::Hard }, rounds: 5, opened: 2 },
         socket: SocketNumbers {
@@ -211,6 +214,11 @@ pub(crate) fn listeners() -> Vec<Listener> {
     }]
 }
 
-pub(crate) fn datapath() -> Standing {
-    Standing { rung: Rung::Sockets, why_not_higher: "no circuits, so no frames to forward in the kernel".into() }
+fn datapath() -> DatapathNumbers {
+    let why_not_higher = "no circuits, so no frames to forward in the kernel".into();
+    let count = |reason, frames| (reason, Count { frames, bytes: 1400 * frames });
+    DatapathNumbers {
+        standing: Standing { why_not_higher, ..Standing::default() },
+        seen: vec![count(Reason::Forwarded, 12), count(Reason::NoCircuit, 2)],
+    }
 }

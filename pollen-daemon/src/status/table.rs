@@ -66,11 +66,16 @@ pub fn status(status: &Status, layout: Layout) -> String {
         seeds::seeds(&mut out, &status.seeds, layout.wide);
     }
     if layout.section == Section::All {
-        let Datapath { rung, why_not_higher } = &status.datapath;
-        push_line(&mut out, &format!("\nDATAPATH  {rung}: {why_not_higher}"));
+        push_line(&mut out, &format!("\nDATAPATH  {}", datapath(&status.datapath)));
         seeds::engine(&mut out, &status.engine);
     }
     out
+}
+
+fn datapath(Datapath { rung, interfaces, why_not_higher }: &Datapath) -> String {
+    let on = if interfaces.is_empty() { String::new() } else { format!(" on {}", interfaces.join(", ")) };
+    let why = if why_not_higher.is_empty() { String::new() } else { format!(": {why_not_higher}") };
+    format!("{rung}{on}{why}")
 }
 
 fn chips(out: &mut String, status: &Status, colour: bool) {

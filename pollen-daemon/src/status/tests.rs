@@ -18,7 +18,6 @@ struct Sample {
     numbers: Numbers,
     listeners: Vec<Listener>,
     troubles: Troubles,
-    datapath: Standing,
 }
 
 impl Sample {
@@ -29,13 +28,12 @@ impl Sample {
             numbers: sample::numbers(),
             listeners: sample::listeners(),
             troubles: Troubles::default(),
-            datapath: sample::datapath(),
         }
     }
 
     fn reading(&self) -> Reading<'_> {
-        let Self { about, view, numbers, listeners, troubles, datapath } = self;
-        Reading { about, view, numbers, listeners, troubles, datapath, now: sample::NOW }
+        let Self { about, view, numbers, listeners, troubles } = self;
+        Reading { about, view, numbers, listeners, troubles, now: sample::NOW }
     }
 }
 

@@ -45,7 +45,7 @@ const IDLE_TICK: Duration = Duration::from_secs(5);
 /// Circuits that one member may have opened through this node.
 pub const HOPS_PER_MEMBER_MAX: usize = 64;
 /// Circuits through this node, all together.
-pub const HOPS_MAX: usize = 1024;
+pub const HOPS_MAX: usize = 10_000;
 /// Circuits that one relay may offer to this node.
 const OFFERS_PER_RELAY_MAX: usize = 64;
 

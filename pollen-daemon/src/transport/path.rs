@@ -6,6 +6,7 @@ pub mod address;
 pub mod batch;
 pub mod bind;
 pub mod frames;
+mod guards;
 mod last;
 pub mod routes;
 mod socket;
@@ -19,10 +20,11 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use pollen_common::circuit::{self, Dropped, HEADER_BYTES, Label, Use, Verdict};
 use pollen_common::identity::{NodeKey, SecretKey};
+use pollen_common::packet::relay_label;
 use pollen_common::path_probe::{FIRST_BYTE, Nonce, QUIC_FIXED_BIT};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
@@ -33,10 +35,12 @@ use self::address::{Source, UdpSource, VirtualAddr};
 use self::batch::{Batcher, Datagrams};
 use self::bind::{Binder, TooManyDials};
 use self::frames::{Frames, Passed};
+pub use self::guards::{Held, Made, Proving};
 use self::last::Last;
 use self::routes::Routes;
 use self::socket::Udp;
 use super::drops::{DropReason, Drops};
+use crate::datapath::{Datapath, Meaning};
 
 /// Receives in a row that bring nothing for QUIC before others get a turn: a flood of garbage must not hold the thread.
 const BARREN_RECEIVES_MAX: usize = 8;
@@ -53,6 +57,9 @@ pub struct PathSocket {
     batcher: Mutex<Batcher>,
     last: Mutex<Last>,
     frames: Frames,
+    datapath: Arc<Datapath>,
+    /// Some node's packets go elsewhere now.
+    rerouted: Notify,
     flush: Notify,
     drops: Arc<Drops>,
 }
@@ -63,6 +70,7 @@ macro_rules! locked {
         $lock.unwrap_or_else(PoisonError::into_inner)
     };
 }
+use locked;
 
 impl PathSocket {
     /// Binds `port` (0 for any) on all addresses. Must be called within the runtime that will drive it.
@@ -70,14 +78,18 @@ impl PathSocket {
     /// # Errors
     /// From the kernel, when the port cannot be bound.
     pub fn bind(secret: SecretKey, cookie_key: [u8; 32], port: u16, drops: Arc<Drops>) -> io::Result<Self> {
+        let udp = Udp::bind(port)?;
+        let port = udp.io.local_addr()?.port();
         Ok(Self {
-            udp: Udp::bind(port)?,
+            udp,
             routes: RwLock::default(),
             binder: Mutex::new(Binder::new(secret, cookie_key, Instant::now())),
             waiting: Mutex::default(),
             batcher: Mutex::default(),
             last: Mutex::default(),
             frames: Frames::default(),
+            datapath: Datapath::new(port),
+            rerouted: Notify::new(),
             flush: Notify::new(),
             drops,
         })
@@ -156,10 +168,48 @@ impl PathSocket {
         hello.into_iter().for_each(|hello| self.send_to(source, &hello));
     }
 
-    /// What was passed on for others since the start.
+    /// What was passed on for others since the start, by the sockets and by the kernel.
     #[must_use]
     pub fn passed(&self) -> Passed {
-        self.frames.all_passed()
+        self.frames.all_passed() + self.datapath.forwarded().into()
+    }
+
+    /// The rungs below the sockets.
+    #[must_use]
+    pub const fn datapath(&self) -> &Arc<Datapath> {
+        &self.datapath
+    }
+
+    /// Tells the kernel of circuits, and where their legs' ends are. Runs as long as the socket.
+    pub async fn reflect(self: Arc<Self>) {
+        let by_sockets = self.clone();
+        let keep = self.datapath.clone().keep(move || by_sockets.frames.all_passed().frames);
+        let follow = async {
+            loop {
+                self.rerouted.notified().await;
+                for label in self.frames.labels(|labels| labels.all().collect::<Vec<_>>()) {
+                    self.tell_kernel(label);
+                }
+            }
+        };
+        tokio::join!(keep, follow);
+    }
+
+    /// Tells the kernel what a label means now.
+    fn tell_kernel(&self, label: Label) {
+        let routes = self.snapshot();
+        let at = |peer| routes.route(&peer).and_then(Source::udp).map(UdpSource::shown);
+        // While it is read nobody changes it: two that tell the kernel at once would both tell it the newest.
+        self.frames.labels(|labels| {
+            let meaning = labels.get(label).map(|means| match means {
+                Use::Hop { from, to, out } => match at(from).zip(at(to)) {
+                    Some((from, to)) => Meaning::Hop { from, to, out },
+                    None => Meaning::End,
+                },
+                Use::End { .. } => Meaning::End,
+            });
+            self.datapath.means(label, meaning);
+        });
     }
 
     /// A new label; `None` when there are too many.
@@ -221,7 +271,13 @@ impl PathSocket {
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Routes) -> T) -> T {
-        change(Arc::make_mut(&mut locked!(self.routes.write())))
+        let mut routes = locked!(self.routes.write());
+        let moves = routes.moves();
+        let changed = change(Arc::make_mut(&mut routes));
+        if routes.moves() != moves {
+            self.rerouted.notify_one();
+        }
+        changed
     }
 
     /// Looks at one received message: returns its new address if QUIC packets are left in it.
@@ -276,9 +332,11 @@ impl PathSocket {
     /// Frames of one label, all of `stride` bytes but the last.
     fn framed(&self, source: Source, bytes: &mut [u8], stride: usize) {
         let frames = bytes.len().div_ceil(stride);
-        let label = Label::of(bytes);
+        // Of one label all, or one alone.
+        let first = &bytes[..stride.min(bytes.len())];
+        let label = relay_label(first);
         let from = self.snapshot().peer_at(&source);
-        match (self.frames.labels(|labels| labels.decide(bytes, from)), label) {
+        match (self.frames.labels(|labels| labels.decide(first, from)), label) {
             (Verdict::Forward { to, out }, Some(label)) => self.forward(label, to, out, bytes, stride),
             (Verdict::Deliver { .. }, Some(label)) => self.unpack(Source::Circuit(label), bytes, stride),
             (Verdict::Drop(why), _) => self.drops.add(reason(why), frames),
@@ -293,9 +351,9 @@ impl PathSocket {
             return self.drops.add(DropReason::NoRoute, frames);
         };
         for frame in bytes.chunks_mut(stride) {
-            // The run is of frames, all longer than a header but perhaps the last.
-            if let Some(header) = frame.first_chunk_mut::<HEADER_BYTES>() {
-                *header = out.header();
+            // Its label was read, so it has a whole header.
+            if let Some((header, packet)) = frame.split_first_chunk_mut::<HEADER_BYTES>() {
+                *header = out.header(packet.len() as u16);
             }
         }
         let datagrams = Datagrams { to, segment: stride, bytes };
@@ -450,91 +508,6 @@ impl AsyncUdpSocket for PathSocket {
 impl std::fmt::Debug for PathSocket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PathSocket").finish_non_exhaustive()
-    }
-}
-
-/// A peer being proved. Dropping it ends the dial.
-pub struct Proving {
-    path: Arc<PathSocket>,
-    nonce: Nonce,
-    answer: oneshot::Receiver<()>,
-    sent: usize,
-}
-
-impl Proving {
-    /// Asks until the peer is proved at one address. Does not end while nobody answers: the caller bounds it.
-    pub async fn proved(&mut self) {
-        loop {
-            let wait = self.ask();
-            if tokio::time::timeout(wait, &mut self.answer).await.is_ok() {
-                return;
-            }
-        }
-    }
-
-    /// Goes on binding the peer's other addresses, which it may be using towards us. Never ends.
-    pub async fn go_on(&mut self) -> std::convert::Infallible {
-        loop {
-            let wait = self.ask();
-            tokio::time::sleep(wait).await;
-        }
-    }
-
-    fn ask(&mut self) -> Duration {
-        let packets = locked!(self.path.binder.lock()).packets(self.nonce);
-        for (to, packet) in packets {
-            self.path.send_to(to, &packet);
-        }
-        self.sent += 1;
-        bind::retry_after(self.sent)
-    }
-}
-
-impl Drop for Proving {
-    fn drop(&mut self) {
-        locked!(self.path.binder.lock()).end(self.nonce);
-        locked!(self.path.waiting.lock()).remove(&self.nonce.0);
-    }
-}
-
-/// Keeps the sources of a connected node in the table.
-#[derive(Debug)]
-pub struct Held {
-    path: Arc<PathSocket>,
-    address: VirtualAddr,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let last_one = self.path.change(|routes| routes.release(self.address));
-        if last_one {
-            locked!(self.path.last.lock()).release(&self.address);
-        }
-    }
-}
-
-/// A label that this node has made. Dropping it gives it up.
-pub struct Made {
-    path: Arc<PathSocket>,
-    pub label: Label,
-}
-
-impl Made {
-    /// Gives it its meaning.
-    pub fn mean(&self, means: Use<VirtualAddr>) {
-        self.path.frames.change(|labels| labels.set(self.label, means));
-    }
-
-    /// What was passed on under it so far.
-    pub fn passed(&self) -> Passed {
-        self.path.frames.passed(self.label)
-    }
-}
-
-impl Drop for Made {
-    fn drop(&mut self) {
-        self.path.frames.free(self.label);
-        self.path.change(|routes| routes.unbind(Source::Circuit(self.label)));
     }
 }
 

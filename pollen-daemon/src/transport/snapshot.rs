@@ -10,6 +10,7 @@ use pollen_common::node::LinkId;
 
 use super::Inner;
 use super::circuits::CircuitNumbers;
+use crate::datapath::DatapathNumbers;
 use super::drops::DropReason;
 use super::path::address::VirtualAddr;
 use super::punch::PunchNumbers;
@@ -52,6 +53,7 @@ pub struct MeshSnapshot {
     pub peers: Vec<PeerSnapshot>,
     pub circuits: CircuitNumbers,
     pub punches: PunchNumbers,
+    pub datapath: DatapathNumbers,
     /// Every reason and how often it was the one.
     pub drops: Vec<(DropReason, u64)>,
 }
@@ -120,6 +122,7 @@ pub(super) fn snapshot(inner: &Inner) -> MeshSnapshot {
         peers: peers.collect(),
         circuits: inner.circuits.numbers(inner.path.passed()),
         punches: inner.punches.numbers(),
+        datapath: inner.path.datapath().numbers(),
         drops: inner.drops.all(),
     }
 }

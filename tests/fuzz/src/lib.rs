@@ -9,7 +9,9 @@ use pollen_common::identity::Digest;
 use pollen_common::maps::{Answer, Ask, Delta, Entry, Lane, SignedHead};
 use pollen_common::path_probe::Probe;
 use pollen_common::roll::{Genesis, Statement, Token};
-use pollen_common::verdict;
+use pollen_common::abi::{self, Endpoint, Leg, NextHop};
+use pollen_common::packet::{parse, readdress, relay_label};
+use pollen_common::verdict::{self, Action, Table};
 use pollen_common::views::entries::{self, Said};
 use pollen_common::wire::streams::answer::{Remark, Status};
 use pollen_common::wire::streams::circuit::{self, Header as Circuit};
@@ -82,9 +84,9 @@ pub fn circuit(data: &[u8]) {
             labels.set(end, Use::End { relay: 3, peer: 4, out: Label(8) });
             match labels.decide(frame, Some(*from)) {
                 Verdict::Forward { to, out } => {
-                    assert_eq!((to, out, *from, Label::of(frame)), (2, Label(7), 1, Some(hop)))
+                    assert_eq!((to, out, *from, relay_label(frame)), (2, Label(7), 1, Some(hop)))
                 }
-                Verdict::Deliver { peer } => assert_eq!((peer, *from, Label::of(frame)), (4, 3, Some(end))),
+                Verdict::Deliver { peer } => assert_eq!((peer, *from, relay_label(frame)), (4, 3, Some(end))),
                 Verdict::Drop(_) => {}
             }
         }
@@ -295,6 +297,29 @@ pub fn module(data: &[u8]) {
 
 /// A frame as the datapath sees it, before anything is known of it.
 pub fn frame_of_ethernet(data: &[u8]) {
-    let verdict = verdict::decide(data);
-    assert_eq!(verdict, verdict::decide(data));
+    /// Every label is of the same hop, so that whatever has the right ends goes on.
+    struct All(abi::Entry);
+    impl Table for All {
+        fn entry(&self, _slot: u32) -> Option<&abi::Entry> {
+            Some(&self.0)
+        }
+
+        fn is_here(&self, _at: &Endpoint) -> bool {
+            true
+        }
+    }
+    let leg = match parse(data) {
+        Ok(datagram) => Leg { remote: datagram.source, local: datagram.destination },
+        Err(_) => Leg { remote: Endpoint::v4([0; 4], [0; 2]), local: Endpoint::v4([0; 4], [0; 2]) },
+    };
+    let label = parse(data).ok().and_then(|datagram| relay_label(data.get(datagram.payload_offset..)?));
+    let next = NextHop { interface: 1, mtu: 1500, source: [1; 3], destination: [2; 3] };
+    let table = All(abi::Entry::hop(label.unwrap_or(Label(0)), leg, leg, next, Label(7)));
+    if let Action::Forward(forward) = verdict::decide(data, &table).action {
+        let mut sent = data.to_vec();
+        readdress(&mut sent[..], &forward.datagram, forward.to, &forward.entry.next, forward.out).expect("it was parsed");
+        let packet = forward.datagram.payload_offset + 8;
+        assert_eq!(sent[packet..], data[packet..], "the packet is not touched");
+        assert!(parse(&sent[..]).is_ok());
+    }
 }

@@ -119,7 +119,7 @@ mod tests {
                 ("circuit offer", Header::Offer { peer, label }.opening()),
                 ("circuit accepted", encode_answer(Ok(label)).to_vec()),
                 ("circuit refused", encode_answer(Err(Denial::Busy)).to_vec()),
-                ("circuit frame", [&label.header()[..], &[0x40, 0xff]].concat()),
+                ("circuit frame", [&label.header(2)[..], &[0x40, 0xff]].concat()),
             ],
         );
     }

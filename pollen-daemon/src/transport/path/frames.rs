@@ -6,7 +6,9 @@ use std::collections::{HashMap, VecDeque};
 use std::io::IoSliceMut;
 use std::sync::{Mutex, PoisonError, RwLock};
 
+use pollen_common::abi::Count;
 use pollen_common::circuit::{HEADER_BYTES, Label, Labels, Use};
+use pollen_common::packet::relay_label;
 use quinn::udp::RecvMeta;
 
 use super::address::VirtualAddr;
@@ -16,6 +18,20 @@ use super::address::VirtualAddr;
 pub struct Passed {
     pub frames: u64,
     pub bytes: u64,
+}
+
+impl std::ops::Add for Passed {
+    type Output = Self;
+
+    fn add(self, more: Self) -> Self {
+        Self { frames: self.frames + more.frames, bytes: self.bytes + more.bytes }
+    }
+}
+
+impl From<Count> for Passed {
+    fn from(Count { frames, bytes }: Count) -> Self {
+        Self { frames, bytes }
+    }
 }
 
 /// Packets of one size from one peer, as QUIC takes them.
@@ -75,7 +91,7 @@ impl Frames {
         self.passed.lock().unwrap_or_else(PoisonError::into_inner).0.get(&label).copied().unwrap_or_default()
     }
 
-    /// What went on for others since the start.
+    /// What went on for others by the sockets, since the start.
     pub fn all_passed(&self) -> Passed {
         self.passed.lock().unwrap_or_else(PoisonError::into_inner).1
     }
@@ -114,18 +130,20 @@ pub fn wrapped(packets: &[u8], segment: usize, label: Label) -> Vec<u8> {
     let segment = segment.max(1);
     let mut frames = Vec::with_capacity(packets.len() + packets.len().div_ceil(segment) * HEADER_BYTES);
     for packet in packets.chunks(segment) {
-        frames.extend_from_slice(&label.header());
+        // What a datagram carries has a length of two bytes.
+        frames.extend_from_slice(&label.header(packet.len() as u16));
         frames.extend_from_slice(packet);
     }
     frames
 }
 
-/// How many bytes at the start of `bytes` are whole segments with the same header as the first.
+/// How many bytes at the start of `bytes` are whole frames with the label of the first; one segment if that has none.
 #[must_use]
 pub fn run(bytes: &[u8], stride: usize) -> usize {
-    let head = bytes.get(..HEADER_BYTES);
-    let same = bytes.chunks(stride.max(1)).take_while(|segment| head.is_some() && segment.get(..HEADER_BYTES) == head);
-    same.map(<[u8]>::len).sum::<usize>().max(stride.min(bytes.len()))
+    let mut frames = bytes.chunks(stride.max(1)).map(|frame| (relay_label(frame), frame.len())).peekable();
+    let first = frames.peek().and_then(|(label, _)| *label);
+    let same = frames.take_while(|(label, _)| label.is_some() && *label == first);
+    same.map(|(_, len)| len).sum::<usize>().max(stride.min(bytes.len()))
 }
 
 #[cfg(test)]
@@ -136,11 +154,12 @@ mod tests {
     fn packets_are_wrapped_one_by_one_and_a_run_ends_where_the_header_changes() {
         let (one, two) = (Label(1), Label(2));
         let frames = wrapped(b"aaaabbbbcc", 4, one);
-        assert_eq!(frames, [&one.header()[..], b"aaaa", &one.header(), b"bbbb", &one.header(), b"cc"].concat());
+        assert_eq!(frames, [&one.header(4)[..], b"aaaa", &one.header(4), b"bbbb", &one.header(2), b"cc"].concat());
         let mixed = [frames.clone(), wrapped(b"dddd", 4, two)].concat();
         assert_eq!(run(&frames, 12), frames.len());
         let whole = wrapped(b"aaaabbbb", 4, one);
         assert_eq!(run(&[whole.clone(), wrapped(b"dddd", 4, two)].concat(), 12), whole.len());
+        assert_eq!(run(&[&whole[..], &frames[..12], b"garbage"].concat(), 12), whole.len() + 12);
         assert_eq!(run(&mixed[..5], 12), 5, "what is too short for a header is a run of its own");
         assert_eq!(run(&[], 12), 0);
     }

@@ -23,6 +23,8 @@ pub struct Routes {
     held: HashMap<VirtualAddr, u32>,
     /// Counts bindings, so that the oldest can be told.
     bindings: u64,
+    /// Counts changes of where some node's packets go.
+    moves: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +59,12 @@ impl Routes {
         self.peers.get(peer).map(|peer| peer.route)
     }
 
+    /// Grows whenever some node's packets go elsewhere, or nowhere.
+    #[must_use]
+    pub const fn moves(&self) -> u64 {
+        self.moves
+    }
+
     /// Sources bound now.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -84,10 +92,12 @@ impl Routes {
         }
         self.bindings += 1;
         self.sources.insert(source, Bound { peer: address, at: self.bindings });
+        let before = self.route(&address);
         let peer = self.peers.entry(address).or_insert(Peer { route: source, nonce });
         if peer.nonce != nonce {
             (peer.route, peer.nonce) = (source, nonce);
         }
+        self.moves += u64::from(self.route(&address) != before);
         Ok(())
     }
 
@@ -133,12 +143,14 @@ impl Routes {
 
     fn remove(&mut self, source: Source) {
         let Some(bound) = self.sources.remove(&source) else { return };
+        let before = self.route(&bound.peer);
         let left = self.sources.iter().filter(|(_, other)| other.peer == bound.peer).max_by_key(|(_, other)| other.at);
         match (left.map(|(source, _)| *source), self.peers.get_mut(&bound.peer)) {
             (Some(left), Some(peer)) if peer.route == source => peer.route = left,
             (None, _) => drop(self.peers.remove(&bound.peer)),
             _ => {}
         }
+        self.moves += u64::from(self.route(&bound.peer) != before);
     }
 }
 

@@ -104,7 +104,7 @@ async fn a_relay_passes_on_nothing_of_a_stranger_and_for_nobody_it_is_not_told_t
     b.up().await;
     let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     stranger.connect(relay.addr()).await.unwrap();
-    let frame = |label: u32| [&Label(label).header()[..], &[0x40; 30]].concat();
+    let frame = |label: u32| [&Label(label).header(30)[..], &[0x40; 30]].concat();
     // The first labels that a node makes are of the first slots.
     for label in [0, 1] {
         stranger.send(&frame(label)).await.unwrap();

@@ -40,7 +40,7 @@ fn quic_initial() -> Vec<u8> {
 async fn garbage_is_counted_by_reason_and_disturbs_no_live_link() {
     let (a, at_a, mut b, at_b) = linked().await;
     let socket = stranger(&b).await;
-    socket.send(&[0x01, 0, 0, 0, 0, 0, 0, 1, 0x40]).await.unwrap();
+    socket.send(&[0x01, 0, 0, 1, 0, 0, 0, 1, 0x40]).await.unwrap();
     socket.send(&[]).await.unwrap();
     socket.send(&[0x00; 40]).await.unwrap();
     socket.send(&vec![0x3f; 60_000]).await.unwrap();
