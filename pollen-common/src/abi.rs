@@ -64,8 +64,7 @@ impl Endpoint {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address;
         let words = [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]];
         let [a, b, c, d] = words;
-        let address =
-            [u32::from_ne_bytes(a), u32::from_ne_bytes(b), u32::from_ne_bytes(c), u32::from_ne_bytes(d)];
+        let address = [u32::from_ne_bytes(a), u32::from_ne_bytes(b), u32::from_ne_bytes(c), u32::from_ne_bytes(d)];
         Self::of_ipv6(address, u16::from_ne_bytes(port))
     }
 
@@ -176,14 +175,8 @@ impl Entry {
     const NOWHERE: Leg = Leg { remote: Endpoint::of_ipv6([0; 4], 0), local: Endpoint::of_ipv6([0; 4], 0) };
 
     /// Of a slot whose label means nothing.
-    pub const FREE: Self = Self {
-        label: 0,
-        out: 0,
-        kind: FREE,
-        from: Self::NOWHERE,
-        to: Self::NOWHERE,
-        next: NextHop::UNKNOWN,
-    };
+    pub const FREE: Self =
+        Self { label: 0, out: 0, kind: FREE, from: Self::NOWHERE, to: Self::NOWHERE, next: NextHop::UNKNOWN };
 
     /// Its frames are for this node, or for the sockets to send on.
     #[must_use]
@@ -236,7 +229,10 @@ mod tests {
 
     #[test]
     fn what_maps_hold_has_no_padding() {
-        assert_eq!((size_of::<Endpoint>(), size_of::<Leg>(), size_of::<NextHop>(), size_of::<Count>()), (20, 40, 20, 16));
+        assert_eq!(
+            (size_of::<Endpoint>(), size_of::<Leg>(), size_of::<NextHop>(), size_of::<Count>()),
+            (20, 40, 20, 16)
+        );
         assert_eq!((size_of::<Entry>(), align_of::<Entry>()), (4 + 4 + 4 + 40 + 40 + 20, 4));
     }
 

@@ -53,7 +53,9 @@ impl<P: Copy + Eq> Labels<P> {
 
     /// Gives a label its meaning.
     pub fn set(&mut self, label: Label, means: Use<P>) {
-        if let Some(slot) = self.slots.get_mut(label.slot() as usize).filter(|slot| slot.generation == label.generation()) {
+        if let Some(slot) =
+            self.slots.get_mut(label.slot() as usize).filter(|slot| slot.generation == label.generation())
+        {
             slot.means = Some(means);
         }
     }
@@ -72,7 +74,9 @@ impl<P: Copy + Eq> Labels<P> {
 
     /// Gives a label up. Nothing happens if it was given up before.
     pub fn free(&mut self, label: Label) {
-        if let Some(slot) = self.slots.get_mut(label.slot() as usize).filter(|slot| slot.generation == label.generation()) {
+        if let Some(slot) =
+            self.slots.get_mut(label.slot() as usize).filter(|slot| slot.generation == label.generation())
+        {
             slot.means = None;
             slot.generation = slot.generation.wrapping_add(1);
             // Its index fitted when it was made.

@@ -200,6 +200,7 @@ impl Sum {
     }
 
     #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the last carry is folded in: two bytes are left")]
     fn folded(&self) -> u16 {
         let sum = (self.0 & 0xffff_ffff) + (self.0 >> 32);
         let sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
@@ -262,10 +263,9 @@ fn readdress_ipv4<B: BytesMut + ?Sized>(frame: &mut B, datagram: &Datagram, to: 
 fn readdress_ipv6<B: BytesMut + ?Sized>(frame: &mut B, datagram: &Datagram, to: &Leg, out: Label) -> Option<()> {
     let mut addresses = Sum(0);
     frame.store(ETHERNET_LEN + 7, HOPS)?;
-    for (at, old, new) in [
-        (ETHERNET_LEN + 8, &datagram.source, &to.local),
-        (ETHERNET_LEN + 24, &datagram.destination, &to.remote),
-    ] {
+    for (at, old, new) in
+        [(ETHERNET_LEN + 8, &datagram.source, &to.local), (ETHERNET_LEN + 24, &datagram.destination, &to.remote)]
+    {
         let ([a, b, c, d], [e, f, g, h]) = (old.words(), new.words());
         addresses.replace(a, e);
         addresses.replace(b, f);
@@ -372,7 +372,7 @@ fn ipv6<B: Bytes + ?Sized>(frame: &B) -> Result<Datagram, NotDatagram> {
     let udp = udp(frame, ETHERNET_LEN + IPV6_LEN, usize::from(room))?;
     let ends = [Endpoint::of_ipv6(source, udp.source), Endpoint::of_ipv6(destination, udp.destination)];
     // Longer ones, which nobody sends, go on nowhere.
-    Ok(udp.between(Ip::V6, room.saturating_add(IPV6_LEN as u16), ends))
+    Ok(udp.between(Ip::V6, room.saturating_add(40), ends))
 }
 
 #[inline(always)]

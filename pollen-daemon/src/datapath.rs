@@ -79,9 +79,9 @@ impl std::str::FromStr for Choice {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let all = [Self::Auto, Self::Xdp, Self::XdpGeneric, Self::Socket];
-        all.into_iter().find(|choice| choice.label() == text).ok_or_else(|| {
-            format!("`{text}` is no datapath; say auto, xdp, xdp-generic or socket")
-        })
+        all.into_iter()
+            .find(|choice| choice.label() == text)
+            .ok_or_else(|| format!("`{text}` is no datapath; say auto, xdp, xdp-generic or socket"))
     }
 }
 
@@ -127,7 +127,9 @@ pub enum Unavailable {
     #[error("the driver of {0} does no XDP in both directions")]
     Driver(String),
     /// It is no piece of hardware, so each packet would be copied for the program's sake.
-    #[error("{0} is a virtual interface, where the program costs more than it saves (`pln set datapath xdp` has it anyway)")]
+    #[error(
+        "{0} is a virtual interface, where the program costs more than it saves (`pln set datapath xdp` has it anyway)"
+    )]
     Virtual(String),
     /// The interface has another program, or refused ours.
     #[error("{0}: {1}")]

@@ -91,7 +91,8 @@ fn frame(leg: &Leg, label: Label, packet: &[u8]) -> Vec<u8> {
 fn datagram(leg: &Leg, payload: &[u8]) -> Vec<u8> {
     let (source, destination) = (&leg.remote, &leg.local);
     let udp_len = u16::try_from(8 + payload.len()).unwrap();
-    let mut udp = [source.port().to_be_bytes(), destination.port().to_be_bytes(), udp_len.to_be_bytes(), [0; 2]].concat();
+    let mut udp =
+        [source.port().to_be_bytes(), destination.port().to_be_bytes(), udp_len.to_be_bytes(), [0; 2]].concat();
     udp.extend(payload);
     let checksum = match !sum(&[pseudo_header(source, destination, udp_len), udp.clone()].concat()) {
         0 => 0xffff,

@@ -377,10 +377,9 @@ fn streams_are_lines() {
 #[test]
 fn settings_are_shown_and_changed() {
     let daemon = Daemon::start();
-    assert_eq!(
-        daemon.pln(&["set"]).out,
-        "name             (default)\nhttp             (default)\nlog-level        (default)\nseed-memory      (default)\nstream-patience  (default)\nrelay            (default)\n"
-    );
+    let keys = ["name", "http", "log-level", "seed-memory", "stream-patience", "relay", "datapath"];
+    let shown: String = keys.iter().map(|key| format!("{key:15}  (default)\n")).collect();
+    assert_eq!(daemon.pln(&["set"]).out, shown);
     assert_eq!(daemon.pln(&["set", "log-level", "debug"]).out, "log-level        debug\n");
     assert_eq!(daemon.pln(&["set", "log-level", "--json"]).json()["log-level"], "debug");
     assert_eq!(daemon.pln(&["set", "log-level", "pollen=loud"]).code, 2);
@@ -388,6 +387,8 @@ fn settings_are_shown_and_changed() {
     assert_eq!(daemon.pln(&["set", "seed-memory", "4"]).code, 2);
     assert_eq!(daemon.pln(&["set", "stream-patience", "90s"]).out, "stream-patience  1m30s\n");
     assert_eq!(daemon.pln(&["set", "stream-patience", "90"]).code, 2);
+    assert_eq!(daemon.pln(&["set", "datapath", "socket"]).out, "datapath         socket\n");
+    assert!(daemon.pln(&["set", "datapath", "dpdk"]).err.contains("auto, xdp, xdp-generic or socket"));
     assert_eq!(daemon.pln(&["unset", "seed-memory"]).out, "seed-memory      (default)\n");
     assert_eq!(daemon.pln(&["unset", "log-level"]).out, "log-level        (default)\n");
 }

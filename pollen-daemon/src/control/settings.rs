@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use pollen_common::views::Name;
 
-use crate::datapath::Choice;
 use crate::config::LiveSettings;
 use crate::control::duration::duration;
 use crate::control::size::size_kib;
+use crate::datapath::Choice;
 use crate::http::failure::{Code, Failure};
 use crate::logs;
 
@@ -34,15 +34,8 @@ pub enum Key {
 }
 
 impl Key {
-    pub const ALL: [Self; 7] = [
-        Self::Name,
-        Self::Http,
-        Self::LogLevel,
-        Self::SeedMemory,
-        Self::StreamPatience,
-        Self::Relay,
-        Self::Datapath,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Name, Self::Http, Self::LogLevel, Self::SeedMemory, Self::StreamPatience, Self::Relay, Self::Datapath];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {

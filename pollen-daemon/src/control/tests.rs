@@ -224,7 +224,8 @@ async fn metrics_move_live_and_stay_where_they_were_when_that_fails() {
     };
     assert!(tokio::time::timeout(Duration::from_secs(5), gone).await.is_ok(), "it stops listening");
     assert_eq!(set("nowhere".into()).await.map_err(|f| f.code), Err(Code::Usage));
-    let nothing_set = json!({"name": null, "http": null, "log-level": null, "seed-memory": null, "stream-patience": null, "relay": null});
+    let nothing_set = json!({"name": null, "http": null, "log-level": null, "seed-memory": null,
+        "stream-patience": null, "relay": null, "datapath": null});
     assert_eq!(running.ask("/v1/settings").await, Ok(nothing_set));
 }
 

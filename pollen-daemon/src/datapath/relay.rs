@@ -108,7 +108,9 @@ impl Relay {
 
     pub(super) fn forwarded(&self) -> Count {
         let seen = self.numbers().seen;
-        seen.into_iter().find(|(reason, _)| *reason == Reason::Forwarded).map_or_else(Count::default, |(_, count)| count)
+        seen.into_iter()
+            .find(|(reason, _)| *reason == Reason::Forwarded)
+            .map_or_else(Count::default, |(_, count)| count)
     }
 
     /// Looks whether the program is of use, and tells it where packets go now. The sockets have passed on so many frames.
@@ -281,7 +283,8 @@ impl Kernel {
             };
             suits(&interface, choice)?;
             let attached = self.program.attach(index, mode);
-            let attached = attached.map_err(|error| Unavailable::Interface(interface.name.clone(), error.to_string()))?;
+            let attached =
+                attached.map_err(|error| Unavailable::Interface(interface.name.clone(), error.to_string()))?;
             tracing::info!(interface = interface.name, rung = rung.label(), "the kernel forwards circuits' frames");
             self.attached.insert(index, (interface.name, attached));
         }

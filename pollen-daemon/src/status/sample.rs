@@ -6,12 +6,12 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use pollen_common::abi::Count;
-use pollen_common::verdict::Reason;
 use pollen_common::identity::{ClusterId, Digest, NodeKey, SecretKey};
 use pollen_common::mapping::{NatKind, Nats};
 use pollen_common::node::EventKind;
 use pollen_common::roll::{Member, Rights, Tier};
 use pollen_common::time::UnixMs;
+use pollen_common::verdict::Reason;
 use pollen_common::views::{
     Capacity, Conflict, Fallen, Liveness, NodeInfo, Protocol, Provider, RefusedEntry, SeedInfo, SeedVersion,
     ServiceInfo, View,

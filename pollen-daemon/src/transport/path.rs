@@ -353,7 +353,7 @@ impl PathSocket {
         for frame in bytes.chunks_mut(stride) {
             // Its label was read, so it has a whole header.
             if let Some((header, packet)) = frame.split_first_chunk_mut::<HEADER_BYTES>() {
-                *header = out.header(packet.len() as u16);
+                *header = frames::header(out, packet);
             }
         }
         let datagrams = Datagrams { to, segment: stride, bytes };

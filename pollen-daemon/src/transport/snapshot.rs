@@ -10,10 +10,10 @@ use pollen_common::node::LinkId;
 
 use super::Inner;
 use super::circuits::CircuitNumbers;
-use crate::datapath::DatapathNumbers;
 use super::drops::DropReason;
 use super::path::address::VirtualAddr;
 use super::punch::PunchNumbers;
+use crate::datapath::DatapathNumbers;
 
 /// What packets for a peer travel on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

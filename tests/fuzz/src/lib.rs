@@ -4,13 +4,13 @@
 
 pub mod session;
 
+use pollen_common::abi::{self, Endpoint, Leg, NextHop};
 use pollen_common::circuit::{Label, Labels, Use, Verdict};
 use pollen_common::identity::Digest;
 use pollen_common::maps::{Answer, Ask, Delta, Entry, Lane, SignedHead};
+use pollen_common::packet::{parse, readdress, relay_label};
 use pollen_common::path_probe::Probe;
 use pollen_common::roll::{Genesis, Statement, Token};
-use pollen_common::abi::{self, Endpoint, Leg, NextHop};
-use pollen_common::packet::{parse, readdress, relay_label};
 use pollen_common::verdict::{self, Action, Table};
 use pollen_common::views::entries::{self, Said};
 use pollen_common::wire::streams::answer::{Remark, Status};
@@ -317,7 +317,8 @@ pub fn frame_of_ethernet(data: &[u8]) {
     let table = All(abi::Entry::hop(label.unwrap_or(Label(0)), leg, leg, next, Label(7)));
     if let Action::Forward(forward) = verdict::decide(data, &table).action {
         let mut sent = data.to_vec();
-        readdress(&mut sent[..], &forward.datagram, forward.to, &forward.entry.next, forward.out).expect("it was parsed");
+        readdress(&mut sent[..], &forward.datagram, forward.to, &forward.entry.next, forward.out)
+            .expect("it was parsed");
         let packet = forward.datagram.payload_offset + 8;
         assert_eq!(sent[packet..], data[packet..], "the packet is not touched");
         assert!(parse(&sent[..]).is_ok());

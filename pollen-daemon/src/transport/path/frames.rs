@@ -130,11 +130,16 @@ pub fn wrapped(packets: &[u8], segment: usize, label: Label) -> Vec<u8> {
     let segment = segment.max(1);
     let mut frames = Vec::with_capacity(packets.len() + packets.len().div_ceil(segment) * HEADER_BYTES);
     for packet in packets.chunks(segment) {
-        // What a datagram carries has a length of two bytes.
-        frames.extend_from_slice(&label.header(packet.len() as u16));
+        frames.extend_from_slice(&header(label, packet));
         frames.extend_from_slice(packet);
     }
     frames
+}
+
+/// The header of a frame with this label and packet.
+pub fn header(label: Label, packet: &[u8]) -> [u8; HEADER_BYTES] {
+    // A datagram's length has two bytes.
+    label.header(u16::try_from(packet.len()).unwrap_or(u16::MAX))
 }
 
 /// How many bytes at the start of `bytes` are whole frames with the label of the first; one segment if that has none.
