@@ -15,7 +15,8 @@ pub struct Flags {
 /// `cargo xtask test`.
 pub fn run(flags: &Flags) -> Result<()> {
     let mut left_out = Vec::new();
-    let needed = [needs::IP, needs::NFT, needs::CONNTRACK, needs::TCPDUMP, needs::ETHTOOL, needs::SYSTEMD, needs::SETPRIV];
+    let needed =
+        [needs::IP, needs::NFT, needs::CONNTRACK, needs::TCPDUMP, needs::ETHTOOL, needs::SYSTEMD, needs::SETPRIV];
     needs::meet(&needed, flags.needs)?;
     if let Err(reason) = lab::available() {
         left_out.push(format!("scenarios in the lab: {reason}"));
