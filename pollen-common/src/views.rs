@@ -18,11 +18,13 @@ mod hosts;
 mod judge;
 mod links;
 mod namesakes;
+pub mod policy;
 mod seed;
 mod why;
 pub use crate::names::{Name, Protocol, VersionId};
 pub use hosts::{HOLDS_MAX, REPLICAS_MAX, UNABLE_MAX};
 pub use judge::REFUSED_PER_AUTHOR_MAX;
+pub use policy::Policy;
 pub use seed::{Capacity, Inability, SeedInfo, SeedTerms, SeedVersion};
 pub use why::Target;
 
@@ -124,6 +126,8 @@ pub struct ServiceInfo {
     /// Whether the owner lets other publishers provide it.
     pub shared: bool,
     pub claimed: UnixMs,
+    /// Whom its owner lets use it, wherever it is provided.
+    pub policy: Policy,
     /// The owner if it provides (it may only hold the name), and others where shared; in key order, one that speaks both
     /// protocols once for each.
     pub providers: Vec<Provider>,
@@ -146,6 +150,8 @@ pub struct Provider {
     pub protocol: Protocol,
     /// The provider's local port.
     pub port: u16,
+    /// Whom this provider lets use it, of those whom the owner lets.
+    pub policy: Policy,
 }
 
 /// A claim of a name that another claim won.

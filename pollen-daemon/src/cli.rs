@@ -72,6 +72,7 @@ enum Command {
     Deny(authority::Deny),
     Retire(authority::Retire),
     Allow(authority::Allow),
+    Can(authority::Can),
     Id(node::Id),
     Seed(seed::Seed),
     Unseed(seed::Unseed),
@@ -107,7 +108,7 @@ fn run(args: impl IntoIterator<Item = OsString>, terminal: &mut Terminal<'_>, of
     };
     let mut output = Output::new(terminal, cli.common.json);
     match execute(cli, &mut output, offline) {
-        Ok(()) => 0,
+        Ok(exit) => exit,
         Err(failure) => {
             output.failure(&failure);
             failure.code.exit()
@@ -120,11 +121,11 @@ fn asks_for_json(args: &[OsString]) -> bool {
     args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json")
 }
 
-fn execute(cli: Cli, output: &mut Output<'_, '_>, offline: &dyn Offline) -> Result<(), Failure> {
+fn execute(cli: Cli, output: &mut Output<'_, '_>, offline: &dyn Offline) -> Result<u8, Failure> {
     let dir = layout::resolve(cli.common.dir.as_deref(), std::env::var_os("HOME").as_deref());
     let dirs = daemon::Dirs { given: cli.common.dir.as_deref(), resolved: &dir };
     let client = Client::new(&dir);
-    match cli.command {
+    let done = match cli.command {
         // Without a daemon.
         Command::Init(command) => command.run(&dir, output, offline),
         Command::Up(command) => command.run(&dirs, output, offline),
@@ -141,6 +142,11 @@ fn execute(cli: Cli, output: &mut Output<'_, '_>, offline: &dyn Offline) -> Resu
         Command::Deny(command) => asking(command.run(&client, output)),
         Command::Retire(command) => asking(command.run(&client, output)),
         Command::Allow(command) => asking(command.run(&client, output)),
+        // The answer is no failure, but a script must be told of it, too.
+        Command::Can(command) => {
+            let yes = asking(command.run(&client, output))?;
+            return Ok(if yes { 0 } else { Code::Denied.exit() });
+        }
         Command::Seed(command) => asking(command.run(&client, output)),
         Command::Unseed(command) => asking(command.run(&client, output)),
         Command::Call(command) => asking(command.run(&client, output)),
@@ -156,7 +162,8 @@ fn execute(cli: Cli, output: &mut Output<'_, '_>, offline: &dyn Offline) -> Resu
         Command::Set(command) => asking(command.run(&client, output)),
         Command::Unset(command) => asking(command.run(&client, output)),
         Command::Version(command) => asking(command.run(&client, output)),
-    }
+    };
+    done.map(|()| 0)
 }
 
 /// Waits for what is asked of a daemon. `up` must not come here: it makes runtimes of its own.

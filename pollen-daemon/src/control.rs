@@ -18,6 +18,7 @@ pub mod client;
 pub mod duration;
 pub mod invite;
 mod members;
+pub mod policy;
 pub mod resolve;
 pub mod seeds;
 pub mod server;

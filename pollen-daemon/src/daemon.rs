@@ -200,7 +200,9 @@ async fn start(prepared: Prepared) -> Result<Up, RunError> {
     let dir = store.dir().to_owned();
 
     let (view, views) = driver::views_of(&node);
+    let events = Events::default();
     let services = Services::new(views.clone());
+    services.tell(events.clone());
     let content = Content::open(&dir, views.clone()).map_err(system("opening the content store"))?;
     let machine = Machine::of_node(&dir, &secret);
     machine.give(settings.seed_memory_mib);
@@ -221,7 +223,6 @@ async fn start(prepared: Prepared) -> Result<Up, RunError> {
 
     let (written, acks) = mpsc::unbounded_channel();
     let (writer, writer_thread) = Writer::start(store, written);
-    let events = Events::default();
     let parts = Parts {
         node,
         clock,

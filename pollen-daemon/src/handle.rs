@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use pollen_common::identity::NodeKey;
 use pollen_common::node::{Command, Refusal, Reply};
 use pollen_common::time::UnixMs;
-use pollen_common::views::{Name, SeedVersion, View};
+use pollen_common::views::{Name, Policy, SeedVersion, View};
 use tokio::runtime::Handle;
 use tokio::sync::{broadcast, watch};
 
@@ -50,9 +50,8 @@ pub trait Daemon: Send + Sync + 'static {
     /// The rules that decided what the view says of `subject`, a sentence each.
     fn why(&self, subject: Subject) -> Answer<'_, Vec<String>>;
 
-    /// Publishes a local port. Idempotent; kept across restarts once answered. Answers with what its publisher should
-    /// know of it, a sentence each.
-    fn serve(&self, request: Serve) -> Answer<'_, Vec<String>>;
+    /// Publishes a local port. Idempotent; kept across restarts once answered.
+    fn serve(&self, request: Serve) -> Answer<'_, Serving>;
     /// Stops publishing; `NotFound` if this node does not.
     fn unserve(&self, request: ServiceRef) -> Answer<'_, ()>;
     /// Opens local listeners to a service of the mesh, one for each protocol that it speaks. Idempotent; kept across
@@ -106,6 +105,15 @@ pub fn read<T>(daemon: &dyn Daemon, of: impl FnOnce(Reading<'_>) -> T) -> T {
         troubles: &troubles,
         now: daemon.now(),
     })
+}
+
+/// What is published now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Serving {
+    /// Who may reach it.
+    pub policy: Policy,
+    /// What its publisher should know of it, a sentence each.
+    pub warnings: Vec<String>,
 }
 
 /// What `why` asks about.

@@ -13,14 +13,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use pollen_common::identity::NodeKey;
 use pollen_common::node::{Refusal, RefusalKind};
-use pollen_common::views::{Name, Protocol, View};
+use pollen_common::views::{Name, Policy, Protocol, View};
 use pollen_common::wire::streams::service::Target;
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::events::Events;
 use crate::standing::Standing;
 
+mod bounds;
 pub(crate) mod choose;
 mod circle;
 mod clients;
@@ -48,7 +50,7 @@ mod tally;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use config::{ConfigError, ExportConfig, ImportConfig, ProtocolConfig, ServicesConfig};
+pub use config::{ConfigError, ExportConfig, ImportConfig, ProtocolConfig, ServicesConfig, policy_config};
 pub use dial::{Reach, Unreachable};
 pub use exchange::ExchangeError;
 pub use exports::{EXPORTS_MAX, Export, TooManyExports};
@@ -88,6 +90,7 @@ struct Shared {
     inboxes: Arc<inboxes::Inboxes>,
     credit: credit::Ledgers,
     refusals: tally::Refusals,
+    turned_away: bounds::TurnedAway,
     /// What removed exports and imports carried, and still carry until their last stream ends.
     retired: Mutex<Vec<Arc<Tally>>>,
     retired_bytes: [AtomicU64; 2],
@@ -143,6 +146,7 @@ impl Services {
             inboxes: Arc::default(),
             credit: credit::Ledgers::default(),
             refusals: tally::Refusals::default(),
+            turned_away: bounds::TurnedAway::default(),
             retired: Mutex::default(),
             retired_bytes: Default::default(),
             opened_streams: AtomicU64::new(0),
@@ -174,7 +178,7 @@ impl Services {
                 Err(error) => tracing::warn!(%error, "left out a listener of the configuration"),
             }
         }
-        runtime.spawn(cut_denied(Arc::clone(&self.0)));
+        runtime.spawn(bounds::watch(Arc::clone(&self.0)));
     }
 
     /// What is served and listened for, to be stored and given to the next [`start`](Self::start).
@@ -186,17 +190,32 @@ impl Services {
         }
     }
 
-    /// Lets others reach a local port. Idempotent; a name that is served already moves, and its streams are cut.
+    /// Lets others reach a local port. Idempotent; a name that is served already moves, and its streams are cut. So are
+    /// those of callers that a new policy leaves out.
     ///
     /// # Errors
     /// At [`EXPORTS_MAX`]; nothing was changed.
     pub fn serve(&self, request: Serve) -> Result<(), TooManyExports> {
-        let Serve { port, name, protocol, shared, server } = request;
-        let displaced = self.0.exports().insert(Export { name, protocol, port, shared, server })?;
+        let policy = self.policy_of(&request);
+        let Serve { port, name, protocol, shared, server, policy: _ } = request;
+        let displaced = self.0.exports().insert(Export { name, protocol, port, shared, server, policy })?;
         if let Some(displaced) = displaced {
             self.cut_export(&displaced);
         }
+        self.0.cut_unwelcome();
         Ok(())
+    }
+
+    /// Who may reach what `request` serves: as it says, else as it was.
+    #[must_use]
+    pub fn policy_of(&self, request: &Serve) -> Policy {
+        let Serve { name, protocol, port, policy, .. } = request;
+        policy.clone().or_else(|| self.0.exports().policy_of(name.as_ref(), *protocol, *port)).unwrap_or_default()
+    }
+
+    /// Where it is told who was turned away. To be called once.
+    pub fn tell(&self, events: Events) {
+        self.0.turned_away.tell(events);
     }
 
     /// What a publisher should know of what it serves: that its server is not there, or not yet.
@@ -397,11 +416,16 @@ impl Services {
         all.into_iter().map(|(_, listener)| listener).collect()
     }
 
-    /// How this node's listeners to a named service placed their last connections, a sentence each.
+    /// Who may reach a named service here and who was turned away, and how this node's listeners to it placed their last
+    /// connections, a sentence each.
     #[must_use]
     pub fn why(&self, service: &Name) -> Vec<String> {
         let target = Target::Name(service.clone());
-        self.0.imports().iter().filter(|imported| imported.import.target == target).flat_map(|i| i.why()).collect()
+        let placed: Vec<_> = {
+            let imports = self.0.imports();
+            imports.iter().filter(|imported| imported.import.target == target).flat_map(|i| i.why()).collect()
+        };
+        self.0.bounds_of(service).into_iter().chain(placed).collect()
     }
 
     /// Counters and gauges over all services.
@@ -563,13 +587,4 @@ impl Shared {
 
 fn export_of(shared: &Shared, target: &Target, protocol: Protocol) -> Option<Exported> {
     shared.exports().find(target, protocol)
-}
-
-/// Cuts the streams of whoever ceases to stand, for as long as there are views.
-async fn cut_denied(shared: Arc<Shared>) {
-    let mut view = shared.view.clone();
-    while view.changed().await.is_ok() {
-        let now = view.borrow_and_update().clone();
-        shared.live.cut(|owner| owner.peer != now.me && !now.nodes.contains_key(&owner.peer));
-    }
 }

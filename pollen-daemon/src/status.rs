@@ -15,6 +15,7 @@ use crate::datapath::Standing;
 use crate::services::Listener;
 use crate::transport::{CircuitNumbers, PunchNumbers};
 
+mod allow;
 pub mod condition;
 pub mod health;
 pub mod inspect;
@@ -31,6 +32,7 @@ mod tests;
 pub mod troubles;
 pub mod when;
 
+pub use allow::AllowRow;
 pub use condition::{Code, Condition};
 pub use health::{Health, HealthState};
 pub use names::{Connection, ProtocolName, TierName};
@@ -226,6 +228,9 @@ pub struct ServiceRow {
     pub conflicts: usize,
     /// This node's own listeners to it, each as `address:port`.
     pub local: Vec<SocketAddr>,
+    /// Whom its owner lets reach it; absent where every member may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow: Option<AllowRow>,
 }
 
 /// A node by key, and by name where it has one.
@@ -243,6 +248,9 @@ pub struct ProviderRow {
     pub protocol: ProtocolName,
     pub port: u16,
     pub online: bool,
+    /// Whom another provider than the owner lets reach it there, of those whom the owner lets; absent where all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow: Option<AllowRow>,
 }
 
 /// The replicated document, as held here.
@@ -420,9 +428,10 @@ pub(crate) fn named_row(view: &View, listeners: &[Listener], service: &ServiceIn
         protocol: service.protocol.into(),
         owner: node_ref(view, service.owner),
         shared: service.shared,
-        providers: service.providers.iter().map(|provider| provider_row(view, provider)).collect(),
+        providers: service.providers.iter().map(|provider| named_provider(view, service, provider)).collect(),
         conflicts: service.conflicts.len(),
         local: listening(listeners, |l| l.service.is_name(&service.name)),
+        allow: AllowRow::of(view, &service.policy),
     }
 }
 
@@ -437,11 +446,17 @@ fn unnamed_row(view: &View, listeners: &[Listener], provider: &Provider) -> Serv
         local: listening(listeners, |l| {
             l.service.is_port(provider.port) && l.provider == Some(provider.node) && l.protocol == provider.protocol
         }),
+        allow: AllowRow::of(view, &provider.policy),
     }
 }
 
 fn listening(listeners: &[Listener], of: impl Fn(&Listener) -> bool) -> Vec<SocketAddr> {
     listeners.iter().filter(|l| of(l)).flat_map(|l| l.local.iter().copied()).collect()
+}
+
+fn named_provider(view: &View, service: &ServiceInfo, provider: &Provider) -> ProviderRow {
+    let own = (provider.node != service.owner).then(|| AllowRow::of(view, &provider.policy)).flatten();
+    ProviderRow { allow: own, ..provider_row(view, provider) }
 }
 
 pub(crate) fn provider_row(view: &View, provider: &Provider) -> ProviderRow {
@@ -450,6 +465,7 @@ pub(crate) fn provider_row(view: &View, provider: &Provider) -> ProviderRow {
         protocol: provider.protocol.into(),
         port: provider.port,
         online: view.nodes.get(&provider.node).is_some_and(|node| node.liveness.is_online()),
+        allow: None,
     }
 }
 

@@ -12,7 +12,7 @@ use pollen_common::roll::{Contact, Genesis, Parent, RedeemTerms, Rights, Roll, S
 use pollen_common::time::UnixMs;
 use pollen_common::trie::Prefix;
 use pollen_common::views::entries::{self, Claim, SeedClaim};
-use pollen_common::views::{Capacity, Name, Protocol, SeedVersion};
+use pollen_common::views::{Capacity, Name, Policy, Protocol, SeedVersion};
 use pollen_common::wire::{Frames, Message, framed};
 
 const NOW: UnixMs = UnixMs(1_800_000_000_000);
@@ -58,6 +58,11 @@ fn entries() {
         shared: true,
         claimed: NOW,
         hashes: vec![Digest::ZERO, Digest::ZERO],
+        policy: Policy {
+            peers: [owner].into(),
+            tier: Some(Tier::Publisher),
+            props: [("env".into(), "prod".into())].into(),
+        },
     };
     let version = SeedVersion {
         module: Digest::ZERO,
@@ -78,7 +83,7 @@ fn entries() {
             0,
             entries::provider(&name, &owner, &entries::Offered { of_claim: Some(80), ..Default::default() }),
         ),
-        ("port", 0, entries::unnamed(Protocol::Tcp, 22)),
+        ("port", 0, entries::unnamed(Protocol::Tcp, 22, &claim.policy)),
         ("link", 1, entries::link(&owner)),
         ("seed", 0, entries::seed(&name, &seed)),
         ("host", 0, entries::host(&Capacity { memory_mib: 512, cores: 4 })),

@@ -17,6 +17,7 @@ mod lost;
 mod operate;
 mod partition;
 mod pauses;
+mod policies;
 mod punching;
 mod restart;
 mod rooms;

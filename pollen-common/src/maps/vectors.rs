@@ -8,9 +8,10 @@ use alloc::vec::Vec;
 use super::*;
 use crate::hash::{Context, digest};
 use crate::identity::{ClusterId, Digest, NodeKey, SecretKey};
+use crate::roll::Tier;
 use crate::time::UnixMs;
 use crate::trie::{Prefix, Trie};
-use crate::views::{Capacity, Inability, Protocol, SeedVersion, entries};
+use crate::views::{Capacity, Inability, Policy, Protocol, SeedVersion, entries};
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/protocol/state.md");
 
@@ -100,22 +101,31 @@ fn kind_vectors(author: &NodeKey, add: &mut impl FnMut(&str, &[u8])) {
         shared: true,
         claimed: UnixMs(1_800_000_000_000),
         hashes: Vec::new(),
+        policy: Policy::default(),
     };
     let (key, value) = entries::claim(&name("api"), &claim);
     add("key claim", &key);
     add("value claim", &value);
     let both = entries::Claim { also: Some(53), ..claim.clone() };
     add("value claim both", &entries::claim(&name("api"), &both).1);
-    let held = entries::Claim { port: None, hashes: [Digest([0x0c; 32])].into(), ..claim };
+    let held = entries::Claim { port: None, hashes: [Digest([0x0c; 32])].into(), ..claim.clone() };
     add("value claim held", &entries::claim(&name("api"), &held).1);
+    let policy = Policy {
+        peers: [NodeKey([0x0f; 32])].into(),
+        tier: Some(Tier::Publisher),
+        props: [("env".into(), "prod".into())].into(),
+    };
+    let bounded = entries::Claim { policy: policy.clone(), ..claim };
+    add("value claim bounded", &entries::claim(&name("api"), &bounded).1);
     let mut offered = entries::Offered::default();
     offered.set_port(Protocol::Tcp, Some(8081));
     let (key, value) = entries::provider(&name("api"), author, &offered);
     add("key provider", &key);
     add("value provider", &value);
-    let (key, value) = entries::unnamed(Protocol::Udp, 53);
+    let (key, value) = entries::unnamed(Protocol::Udp, 53, &Policy::default());
     add("key unnamed", &key);
     add("value unnamed", &value);
+    add("value unnamed bounded", &entries::unnamed(Protocol::Udp, 53, &policy).1);
     add("key link", &entries::link_key(author));
 }
 

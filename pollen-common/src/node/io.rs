@@ -11,7 +11,7 @@ use crate::identity::{Digest, NodeKey};
 use crate::maps::records::Write;
 use crate::roll::{Rights, Tier};
 use crate::time::UnixMs;
-use crate::views::{Capacity, Inability, Name, Protocol, SeedTerms, SeedVersion, VersionId};
+use crate::views::{Capacity, Inability, Name, Policy, Protocol, SeedTerms, SeedVersion, VersionId};
 
 /// One connection with a peer, as the driver numbers it; never reused while the node runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,12 +99,7 @@ pub enum Command {
         addrs: Vec<SocketAddr>,
     },
     /// Publish a local port, under a name or without one. Idempotent.
-    Serve {
-        name: Option<Name>,
-        protocol: Protocol,
-        port: u16,
-        shared: bool,
-    },
+    Serve(Publish),
     /// Stop publishing a named service in one protocol (with port 0: in every), or the unnamed one on a port.
     Unserve {
         name: Option<Name>,
@@ -197,6 +192,18 @@ pub enum Reply {
     Done,
     /// An invite token, as its binary form; people see it in base64url.
     Token(Vec<u8>),
+}
+
+/// A local port to publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publish {
+    pub name: Option<Name>,
+    pub protocol: Protocol,
+    pub port: u16,
+    /// Whether others may provide it, too.
+    pub shared: bool,
+    /// Who may use it: of a name in both of its protocols, whichever this is for.
+    pub policy: Policy,
 }
 
 /// Why a request was refused; nothing was changed.

@@ -10,13 +10,13 @@ use core::net::SocketAddr;
 use core::time::Duration;
 
 use super::persist::After;
-use super::{Command, LinkId, Node, Refusal, RefusalKind, Reply, RequestId};
+use super::{Command, LinkId, Node, Publish, Refusal, RefusalKind, Reply, RequestId};
 use crate::identity::NodeKey;
 use crate::maps::{Held, Lane, Sealed};
 use crate::roll::{Tier, Verdict};
 use crate::time::{Instant, Now};
 use crate::views::entries::Claim;
-use crate::views::{Name, Protocol, Target, entries};
+use crate::views::{Name, Policy, Protocol, Target, entries};
 use crate::wire::Message;
 
 /// Addresses that a node says of itself.
@@ -61,9 +61,7 @@ impl Node {
     pub(super) fn command(&mut self, id: RequestId, command: Command, now: Now) {
         let outcome = match command {
             Command::Announce { name, addrs } => self.announce(id, name.as_ref(), &addrs, now),
-            Command::Serve { name, protocol, port, shared } => {
-                self.serve(id, name.as_ref(), protocol, port, shared, now)
-            }
+            Command::Serve(publish) => self.serve(id, publish, now),
             Command::Unserve { name, protocol, port } => self.unserve(id, name.as_ref(), protocol, port, now),
             Command::Invite { terms } => self.invite(id, &terms, now),
             Command::Grant { subject, grant } => self.grant(id, &subject, grant, now),
@@ -95,18 +93,17 @@ impl Node {
         self.write(id, Lane::Facts, &key, Some(value), now)
     }
 
-    fn serve(
-        &mut self,
-        id: RequestId,
-        name: Option<&Name>,
-        protocol: Protocol,
-        port: u16,
-        shared: bool,
-        now: Now,
-    ) -> Result<(), Refusal> {
+    fn serve(&mut self, id: RequestId, publish: Publish, now: Now) -> Result<(), Refusal> {
+        let Publish { name, protocol, port, shared, policy } = publish;
         self.require(Tier::Publisher, now)?;
-        let Some(name) = name else {
-            let (key, value) = entries::unnamed(protocol, port);
+        if !policy.fits() {
+            let most = (Policy::PEERS_MAX, Policy::PROPS_MAX, Policy::TEXT_BYTES_MAX);
+            let message =
+                format!("a policy has at most {} peers and {} properties of {} bytes", most.0, most.1, most.2);
+            return Err(refusal(RefusalKind::Usage, message));
+        }
+        let Some(name) = &name else {
+            let (key, value) = entries::unnamed(protocol, port, &policy);
             return self.write(id, Lane::Facts, &key, Some(value), now);
         };
         let owner = self.view.services.get(name).filter(|service| service.owner != self.me);
@@ -132,14 +129,23 @@ impl Node {
             let offered = self.authoring.value(Lane::Facts, &key).and_then(entries::offered_in);
             let mut offered = offered.unwrap_or_default();
             offered.set_port(protocol, Some(port));
+            offered.policy = policy;
             let (key, value) = entries::provider(name, &service.owner, &offered);
             return self.write(id, Lane::Facts, &key, Some(value), now);
         }
         let key = entries::claim_key(name);
         // A claim keeps its date when its details change: the date decides who owns the name.
         let own = self.authoring.value(Lane::Facts, &key).and_then(entries::claim_in);
-        let new = Claim { protocol, port: None, also: None, shared, claimed: now.unix, hashes: Vec::new() };
-        let mut claim = Claim { shared, ..own.unwrap_or(new) };
+        let new = Claim {
+            protocol,
+            port: None,
+            also: None,
+            shared,
+            claimed: now.unix,
+            hashes: Vec::new(),
+            policy: Policy::default(),
+        };
+        let mut claim = Claim { shared, policy, ..own.unwrap_or(new) };
         claim.set_port(protocol, Some(port));
         let (key, value) = entries::claim(name, &claim);
         self.write(id, Lane::Facts, &key, Some(value), now)
@@ -154,7 +160,7 @@ impl Node {
         now: Now,
     ) -> Result<(), Refusal> {
         let (name, claim) = match name {
-            None => (port.to_string(), entries::unnamed(protocol, port).0),
+            None => (port.to_string(), entries::unnamed(protocol, port, &Policy::default()).0),
             Some(name) => (name.to_string(), entries::claim_key(name)),
         };
         let prefix = name.parse().map(|name| entries::provider_prefix(&name)).ok();

@@ -7,10 +7,10 @@ use std::vec::Vec;
 use super::World;
 use crate::identity::{ClusterId, Digest, SecretKey};
 use crate::node::join::JoinError;
-use crate::node::{Command, Refusal, RefusalKind};
+use crate::node::{Command, Publish, Refusal, RefusalKind};
 use crate::roll::{Rights, Tier};
 use crate::trie::Prefix;
-use crate::views::{Protocol, Target};
+use crate::views::{Policy, Protocol, Target};
 use crate::wire::{Message, Versions};
 
 mod authority;
@@ -37,7 +37,8 @@ fn until(world: &mut World, done: impl Fn(&World) -> bool) -> Duration {
 }
 
 fn serve(name: &str, shared: bool) -> Command {
-    Command::Serve { name: name.parse().ok(), protocol: Protocol::Tcp, port: 8080, shared }
+    let (name, protocol) = (name.parse().ok(), Protocol::Tcp);
+    Command::Serve(Publish { name, protocol, port: 8080, shared, policy: Policy::default() })
 }
 
 fn ask(world: &mut World, at: usize, command: Command) -> Result<(), Refusal> {

@@ -82,6 +82,7 @@ fn service(judged: &Judged<'_>, name: &Name, contest: &Contest<Claim>) -> Servic
         protocol: owner.claim.protocol,
         shared: owner.claim.shared,
         claimed: owner.claimed,
+        policy: owner.claim.policy.clone(),
         providers: judged.providers.get(name).cloned().unwrap_or_default(),
         conflicts: contest.conflicts(|key| judged.called(key)),
     }

@@ -10,12 +10,14 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use minicbor::{Decoder, Encoder};
 
-use super::{Capacity, Inability, Name, Protocol, Target, VersionId};
+use super::{Capacity, Inability, Name, Policy, Protocol, Target, VersionId};
 use crate::identity::{Digest, NodeKey};
 use crate::maps::{Entry, Lane};
 use crate::time::UnixMs;
 
+mod policy;
 mod seeds;
+pub use policy::{policy_bytes, policy_in};
 use seeds::DIGEST_PREFIXES;
 pub use seeds::{
     SeedClaim, drain, holding, host, host_key, is_hosting, read_claim as read_seed_claim, replica, seed, seed_in,
@@ -45,7 +47,7 @@ pub enum Said {
     /// The author provides the service that `owner` claims.
     Provider { name: Name, owner: NodeKey, offered: Offered },
     /// The author serves a port without a name.
-    Unnamed { protocol: Protocol, port: u16 },
+    Unnamed { protocol: Protocol, port: u16, policy: Policy },
     /// The author is connected with `peer`.
     Link { peer: NodeKey },
     /// The author claims the name of a seed.
@@ -75,6 +77,8 @@ pub struct Claim {
     pub claimed: UnixMs,
     /// Content of this version and of the next, for kinds that have content. At most [`HASHES_MAX`].
     pub hashes: Vec<Digest>,
+    /// Who may use it.
+    pub policy: Policy,
 }
 
 impl Claim {
@@ -99,12 +103,14 @@ impl Claim {
 }
 
 /// What a provider that is not the owner offers: a port for each protocol.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Offered {
     pub tcp: Option<u16>,
     pub udp: Option<u16>,
     /// From a node that knows of one protocol alone: a port in that of the claim.
     pub of_claim: Option<u16>,
+    /// Who may use it here, of those whom the owner lets.
+    pub policy: Policy,
 }
 
 impl Offered {
@@ -164,7 +170,7 @@ pub fn node(name: Option<&Name>, addrs: &[SocketAddr]) -> Pair {
 pub fn claim(name: &Name, claim: &Claim) -> Pair {
     let value = written(|e| {
         let ports = u64::from(claim.port.is_some()) + u64::from(claim.also.is_some());
-        let fields = 3 + ports + u64::from(!claim.hashes.is_empty());
+        let fields = 3 + ports + u64::from(!claim.hashes.is_empty()) + u64::from(!claim.policy.is_open());
         e.map(fields)?.u8(0)?.u8(protocol_code(claim.protocol))?;
         if let Some(port) = claim.port {
             e.u8(1)?.u16(port)?;
@@ -172,6 +178,9 @@ pub fn claim(name: &Name, claim: &Claim) -> Pair {
         e.u8(2)?.bool(claim.shared)?.u8(3)?.u64(claim.claimed.0)?;
         if !claim.hashes.is_empty() {
             e.u8(4)?.encode(&claim.hashes)?;
+        }
+        if !claim.policy.is_open() {
+            policy::write(e.u8(5)?, &claim.policy)?;
         }
         if let Some(also) = claim.also {
             e.u8(7)?.u16(also)?;
@@ -211,8 +220,9 @@ pub fn provider(name: &Name, owner: &NodeKey, offered: &Offered) -> Pair {
     let ports = [(0, offered.of_claim), (1, offered.tcp), (2, offered.udp)];
     let said = || ports.iter().filter_map(|(field, port)| Some((*field, (*port)?)));
     let value = written(|e| {
-        e.map(said().count() as u64)?;
-        said().try_for_each(|(field, port): (u8, u16)| e.u8(field)?.u16(port).map(drop))
+        e.map(said().count() as u64 + u64::from(!offered.policy.is_open()))?;
+        said().try_for_each(|(field, port): (u8, u16)| e.u8(field)?.u16(port).map(drop))?;
+        if offered.policy.is_open() { Ok(()) } else { policy::write(e.u8(5)?, &offered.policy) }
     });
     (provider_key(name, owner), value)
 }
@@ -231,12 +241,16 @@ pub fn provider_prefix(name: &Name) -> Vec<u8> {
 
 /// Facts: a port served without a name.
 #[must_use]
-pub fn unnamed(protocol: Protocol, port: u16) -> Pair {
+pub fn unnamed(protocol: Protocol, port: u16, policy: &Policy) -> Pair {
     let kind = match protocol {
         Protocol::Tcp => TCP_PORT,
         Protocol::Udp => UDP_PORT,
     };
-    ([kind, alloc::format!("{port}").as_bytes()].concat(), empty())
+    let value = written(|e| match policy.is_open() {
+        true => e.map(0).map(drop),
+        false => policy::write(e.map(1)?.u8(5)?, policy),
+    });
+    ([kind, alloc::format!("{port}").as_bytes()].concat(), value)
 }
 
 /// Live: a connection with `peer`.
@@ -328,8 +342,14 @@ fn read_fact(key: &[u8], value: &[u8]) -> Result<Said, Unread> {
         if let Some(digits) = key.strip_prefix(kind) {
             let port = core::str::from_utf8(digits).ok().and_then(|digits| digits.parse::<u16>().ok());
             let port = port.filter(|port| *port > 0 && alloc::format!("{port}").as_bytes() == digits);
-            fields(value, |_, _| Ok(false))?;
-            return Ok(Said::Unnamed { protocol, port: port.ok_or(Unread::Malformed)? });
+            let mut policy = Policy::default();
+            fields(value, |field, d| {
+                if field == 5 {
+                    policy = policy::read(d)?;
+                }
+                Ok(field == 5)
+            })?;
+            return Ok(Said::Unnamed { protocol, port: port.ok_or(Unread::Malformed)?, policy });
         }
     }
     Err(Unread::Kind)
@@ -342,6 +362,10 @@ fn read_offered(value: &[u8]) -> Result<Offered, Unread> {
             0 => &mut offered.of_claim,
             1 => &mut offered.tcp,
             2 => &mut offered.udp,
+            5 => {
+                offered.policy = policy::read(d)?;
+                return Ok(true);
+            }
             _ => return Ok(false),
         };
         *place = Some(d.u16()?).filter(|port| *port > 0);
@@ -366,7 +390,7 @@ fn read_node(value: &[u8]) -> Result<Said, Unread> {
 
 fn read_claim(value: &[u8]) -> Result<Claim, Unread> {
     let (mut protocol, mut port, mut shared, mut claimed, mut hashes) = (None, None, false, None, Vec::new());
-    let mut also = None;
+    let (mut also, mut policy) = (None, Policy::default());
     fields(value, |field, d| {
         match field {
             0 => {
@@ -380,8 +404,9 @@ fn read_claim(value: &[u8]) -> Result<Claim, Unread> {
             2 => shared = d.bool()?,
             3 => claimed = Some(UnixMs(d.u64()?)),
             4 => hashes = list(d, HASHES_MAX, |d| Ok(d.decode()?))?,
-            // Policy (who may use it) and constraints (who may provide it): no clause is known yet.
-            5 | 6 => {
+            5 => policy = policy::read(d)?,
+            // Constraints (who may provide it): no clause is known yet.
+            6 => {
                 if d.map()? != Some(0) {
                     return Err(Unread::Clause);
                 }
@@ -392,7 +417,7 @@ fn read_claim(value: &[u8]) -> Result<Claim, Unread> {
         Ok(true)
     })?;
     let (Some(protocol), Some(claimed)) = (protocol, claimed) else { return Err(Unread::Malformed) };
-    Ok(Claim { protocol, port, also, shared, claimed, hashes })
+    Ok(Claim { protocol, port, also, shared, claimed, hashes, policy })
 }
 
 impl From<minicbor::decode::Error> for Unread {
@@ -402,8 +427,17 @@ impl From<minicbor::decode::Error> for Unread {
 }
 
 /// Reads a map of definite length with ascending integer keys. `field` takes what it knows; the rest is skipped.
-fn fields(value: &[u8], mut field: impl FnMut(u64, &mut Decoder<'_>) -> Result<bool, Unread>) -> Result<(), Unread> {
+fn fields(value: &[u8], field: impl FnMut(u64, &mut Decoder<'_>) -> Result<bool, Unread>) -> Result<(), Unread> {
     let mut d = Decoder::new(value);
+    fields_of(&mut d, field)?;
+    if d.position() == value.len() { Ok(()) } else { Err(Unread::Malformed) }
+}
+
+/// The same of a map within a value.
+fn fields_of(
+    d: &mut Decoder<'_>,
+    mut field: impl FnMut(u64, &mut Decoder<'_>) -> Result<bool, Unread>,
+) -> Result<(), Unread> {
     let len = d.map()?.ok_or(Unread::Malformed)?;
     let mut last = None;
     for _ in 0..len {
@@ -411,11 +445,11 @@ fn fields(value: &[u8], mut field: impl FnMut(u64, &mut Decoder<'_>) -> Result<b
         if last.replace(key).is_some_and(|last| last >= key) {
             return Err(Unread::Malformed);
         }
-        if !field(key, &mut d)? {
+        if !field(key, d)? {
             d.skip()?;
         }
     }
-    if d.position() == value.len() { Ok(()) } else { Err(Unread::Malformed) }
+    Ok(())
 }
 
 fn list<T>(

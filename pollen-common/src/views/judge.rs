@@ -106,9 +106,9 @@ impl<'a> Judged<'a> {
                 self.addrs.insert(*author, addrs);
             }
             Said::Link { peer } => self.links.claim(*author, peer),
-            Said::Unnamed { protocol, port } => {
+            Said::Unnamed { protocol, port, policy } => {
                 require_publisher(member)?;
-                self.unnamed.push(Provider { node: *author, protocol, port });
+                self.unnamed.push(Provider { node: *author, protocol, port, policy });
             }
             Said::Provider { name, owner, offered } => {
                 require_publisher(member)?;
@@ -139,7 +139,7 @@ impl<'a> Judged<'a> {
             let owner = contest.owner();
             let own = |protocol| {
                 let port = owner.claim.port_in(protocol)?;
-                Some(Provider { node: owner.author, protocol, port })
+                Some(Provider { node: owner.author, protocol, port, policy: owner.claim.policy.clone() })
             };
             self.providers.insert(name.clone(), Protocol::BOTH.into_iter().filter_map(own).collect());
         }
@@ -188,7 +188,7 @@ impl<'a> Judged<'a> {
         let spoken = |protocol: &Protocol| *protocol == owner.claim.protocol || owner.claim.also.is_some();
         let provider = |protocol| {
             let port = offer.offered.port_in(protocol, owner.claim.protocol)?;
-            Some(Provider { node: offer.author, protocol, port })
+            Some(Provider { node: offer.author, protocol, port, policy: offer.offered.policy.clone() })
         };
         let providers: Vec<_> = Protocol::BOTH.into_iter().filter(spoken).filter_map(provider).collect();
         if providers.is_empty() {

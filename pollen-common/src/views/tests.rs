@@ -86,7 +86,8 @@ impl World {
 
     fn claims(&mut self, n: u8, text: &str, after_start: u64, shared: bool, port: Option<u16>) {
         let claimed = UnixMs(START.0 + after_start);
-        let claim = Claim { protocol: Protocol::Tcp, port, also: None, shared, claimed, hashes: Vec::new() };
+        let (protocol, policy) = (Protocol::Tcp, Policy::default());
+        let claim = Claim { protocol, port, also: None, shared, claimed, hashes: Vec::new(), policy };
         self.says(n, Lane::Facts, entries::claim(&name(text), &claim));
     }
 
@@ -192,7 +193,7 @@ fn no_claim_is_older_than_its_authors_admission() {
 fn a_leaf_publishes_nothing_and_is_told_why() {
     let mut world = World::new();
     world.claims(4, "api", 0, true, Some(80));
-    world.says(4, Lane::Facts, entries::unnamed(Protocol::Tcp, 22));
+    world.says(4, Lane::Facts, entries::unnamed(Protocol::Tcp, 22, &Policy::default()));
     world.claims(2, "web", 0, true, Some(80));
     world.provides(4, "web", 2, 81);
     let view = world.view(1);
@@ -325,6 +326,7 @@ fn a_name_has_the_protocols_of_its_owner_and_others_offer_those_they_have() {
         shared: true,
         claimed: START,
         hashes: Vec::new(),
+        policy: Policy::default(),
     };
     world.says(2, Lane::Facts, entries::claim(&name("dns"), &claim(Some(5353))));
     world.offers(3, "dns", 2, &[(Protocol::Udp, 54)]);
@@ -355,6 +357,7 @@ fn a_claim_that_loses_its_first_protocol_goes_on_with_the_other() {
         shared: false,
         claimed: UnixMs(7),
         hashes: Vec::new(),
+        policy: Policy::default(),
     };
     claim.set_port(Protocol::Udp, Some(54));
     claim.set_port(Protocol::Tcp, None);

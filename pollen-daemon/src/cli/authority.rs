@@ -1,4 +1,4 @@
-//! Who may do what: `grant`, `deny`, `retire`, `allow`.
+//! Who may do what: `grant`, `deny`, `retire`, `allow`, `can`.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use hyper::Method;
 use super::output::Output;
 use super::props::Props;
 use super::units;
-use crate::control::api::{GrantBody, Judged};
+use crate::control::api::{GrantBody, Judged, Verdict};
 use crate::control::client::{Client, segment};
 use crate::http::failure::{Code, Failure};
 use crate::status::TierName;
@@ -122,6 +122,42 @@ impl Allow {
     pub(super) async fn run(self, client: &Client, output: &mut Output<'_, '_>) -> Result<(), Failure> {
         let judged = judge(client, &self.peer, "allow").await?;
         output.answer(&judged, || format!("allowed {}", shown(&judged)))
+    }
+}
+
+/// Say whether a member may reach a service or call a seed
+///
+/// Answers as its providers decide, by what this node knows: yes or no, and the clause that decides. Ends with 4 for no.
+#[derive(Debug, clap::Args)]
+pub(super) struct Can {
+    /// The member's name or the start of its key
+    peer: String,
+    /// What it would do
+    action: Action,
+    /// The service's or seed's name; or a port, with the node that serves it
+    target: String,
+    /// Only at this node
+    provider: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Action {
+    Connect,
+    Call,
+}
+
+impl Can {
+    /// Whether it may.
+    pub(super) async fn run(self, client: &Client, output: &mut Output<'_, '_>) -> Result<bool, Failure> {
+        let action = match self.action {
+            Action::Connect => "connect",
+            Action::Call => "call",
+        };
+        let query = self.provider.as_ref().map(|p| format!("?provider={}", segment(p))).unwrap_or_default();
+        let path = format!("{}/{}{query}", path(&self.peer, &format!("can/{action}")), segment(&self.target));
+        let verdict: Verdict = client.ask(&path).await?;
+        output.answer(&verdict, || format!("{}: {}", if verdict.allowed { "yes" } else { "no" }, verdict.clause))?;
+        Ok(verdict.allowed)
     }
 }
 

@@ -12,6 +12,7 @@ use crate::status::table::protocol;
 use crate::status::{Connection, ProtocolName};
 use spelling::{Form, Service};
 
+mod bounds;
 mod spelling;
 mod stdio;
 
@@ -20,7 +21,10 @@ const ANY_PORT: u16 = 0;
 
 /// Publish a port of this machine to the mesh
 ///
-/// With a name, every member can `pln connect NAME`. A name may have a port for streams and one for datagrams: what is
+/// Every member of the cluster may reach it, and its server takes them all for this machine: --allow, --allow-tier and
+/// --allow-prop bound that. They hold until others are given; --allow-all takes them away.
+///
+/// With a name, it is `pln connect NAME` for those who may. A name may have a port for streams and one for datagrams: what is
 /// served later adds to it. Without one it is reached by this node and the port. Kept across
 /// restarts.
 #[derive(Debug, clap::Args)]
@@ -40,18 +44,20 @@ pub(super) struct Serve {
     /// Let other publishers provide the name too; connections are spread over all
     #[arg(long, requires = "name")]
     shared: bool,
+    #[command(flatten)]
+    bounds: bounds::Bounds,
 }
 
 impl Serve {
     pub(super) async fn run(self, client: &Client, output: &mut Output<'_, '_>) -> Result<(), Failure> {
-        let Self { port, name, tcp, udp, shared } = self;
+        let Self { port, name, tcp, udp, shared, bounds } = self;
         let (port, server) = match spelling::form(&port, name.as_deref())? {
             Form::Port(port) => (Some(port), None),
             Form::Elsewhere(server) => (None, Some(server)),
         };
         let also_udp = tcp && udp;
         let protocol = if udp && !tcp { ProtocolName::Udp } else { ProtocolName::Tcp };
-        let body = ServeBody { port, server, name, protocol, also_udp, shared };
+        let body = ServeBody { port, server, name, protocol, also_udp, shared, allow: bounds.asked()? };
         let served: Served = client.exchange(Method::POST, "/v1/services", Some(&body)).await?;
         output.answer(&served, || {
             let named = served.name.as_ref().map_or_else(String::new, |name| format!(" as {name}"));
@@ -62,6 +68,7 @@ impl Serve {
             }
             format!("serving {}{both} port {}{named}{shared}", self::protocol(served.protocol), served.port)
         })?;
+        output.note(&bounds::who(&served));
         served.warnings.iter().for_each(|warning| output.note(&format!("warning: {warning}")));
         Ok(())
     }

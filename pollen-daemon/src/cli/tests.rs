@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use pollen_common::identity::ClusterId;
-use pollen_common::views::Protocol;
+use pollen_common::views::{Policy, Protocol};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -325,11 +325,66 @@ fn looking_names_targets_and_says_what_is_not_there() {
 }
 
 #[test]
+fn what_is_served_says_who_may_reach_it_and_can_answers_for_a_member() {
+    let daemon = Daemon::start();
+    let bounds = ["--allow", "ams", "--allow-tier", "publisher", "--allow-prop", "env=prod", "--allow-prop", "gpu=yes"];
+    let served = daemon.pln(&[&["serve", "8080", "web"][..], &bounds].concat());
+    let ends = "; and publishers and admins with env=prod and gpu=yes may reach it, and nobody else\n";
+    assert!(served.err.starts_with("ams") && served.err.ends_with(ends), "{}", served.err);
+    let asked = daemon.fake.asked().served.last().and_then(|serve| serve.policy.clone()).expect("a policy");
+    assert_eq!((asked.peers.len(), asked.props.len()), (1, 2));
+    daemon.pln(&["serve", "8080", "web"]);
+    daemon.pln(&["serve", "8080", "web", "--allow-all"]);
+    let said: Vec<_> = daemon.fake.asked().served.iter().rev().take(2).map(|serve| serve.policy.clone()).collect();
+    assert_eq!(said, [Some(Policy::default()), None]);
+    for (args, code) in [
+        (&["--allow", "nobody"][..], 3),
+        (&["--allow-tier", "king"], 2),
+        (&["--allow-prop", "env"], 2),
+        (&["--allow-prop", "a=1", "--allow-prop", "a=2"], 2),
+        (&["--allow-prop", "a=\u{202e}x"], 2),
+        (&["--allow-all", "--allow", "ams"], 2),
+    ] {
+        assert_eq!(daemon.pln(&[&["serve", "8080", "web"], args].concat()).code, code, "{args:?}");
+    }
+
+    for (args, code, said) in [
+        (&["berlin", "connect", "api"][..], 0, "yes: no policy bounds it: every member may reach it\n"),
+        (&["ams", "connect", "5353", "berlin"], 0, "yes: the policy names it\n"),
+        (&["berlin", "connect", "5353", "berlin"], 0, "yes: it provides the service itself\n"),
+        (&["cork", "connect", "5353", "berlin"], 4, "no: the policy asks for the tier publisher, and it is a leaf\n"),
+        (&["cork", "call", "hello"], 0, "yes: no policy bounds it: every member may reach it\n"),
+    ] {
+        let answer = daemon.pln(&[&["can"], args].concat());
+        assert_eq!((answer.code, answer.out.as_str()), (code, said), "{args:?}: {}", answer.err);
+    }
+    let no = daemon.pln(&["can", "cork", "connect", "5353", "berlin", "--json"]);
+    assert_eq!(
+        (no.code, no.json()["allowed"].as_bool(), no.json()["peer"]["name"].as_str()),
+        (4, Some(false), Some("cork"))
+    );
+    let out = daemon.pln(&["can", &sample::key(9).to_string(), "connect", "api"]);
+    assert_eq!((out.code, out.out.as_str()), (4, "no: it is no member\n"));
+    for (args, code) in [
+        (&["nobody", "connect", "api"][..], 3),
+        (&["cork", "connect", "nothing"], 3),
+        (&["cork", "connect", "hello"], 3),
+        (&["cork", "call", "api"], 3),
+        (&["cork", "connect", "5353"], 2),
+        (&["cork", "fly", "api"], 2),
+    ] {
+        assert_eq!(daemon.pln(&[&["can"], args].concat()).code, code, "{args:?}");
+    }
+}
+
+#[test]
 fn services_are_published_and_reached() {
     let daemon = Daemon::start();
     assert_eq!(daemon.pln(&["serve", "8080", "api", "--shared"]).out, "serving tcp port 8080 as api, shared\n");
     let quiet = daemon.pln(&["serve", "53", "--udp"]);
-    assert_eq!((quiet.out.as_str(), quiet.err.as_str()), ("serving udp port 53\n", "warning: nothing listens there\n"));
+    assert_eq!(quiet.out, "serving udp port 53\n");
+    let open = "every member of the cluster may reach it; bound it by --allow PEER, --allow-tier or --allow-prop\n";
+    assert_eq!(quiet.err, format!("{open}warning: nothing listens there\n"));
     assert_eq!(daemon.pln(&["serve", "53", "--json"]).json()["warnings"][0], "nothing listens there");
     let both = daemon.pln(&["serve", "530", "dns", "--tcp", "--udp"]);
     assert_eq!(both.out, "serving tcp and udp port 530 as dns\n");

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{LiveSettings, show_address};
 use crate::events::EventRecord;
 use crate::services::Listener;
-use crate::status::{Connection, ProtocolName, TierName, label};
+use crate::status::{AllowRow, Connection, NodeRef, ProtocolName, TierName, label};
 
 mod seeds;
 pub use seeds::{Called, SeedLine, SeededLine, StageLine, UnseededAnswer};
@@ -36,6 +36,23 @@ pub struct ServeBody {
     /// Others may provide it too.
     #[serde(default)]
     pub shared: bool,
+    /// Who may reach it; as it was where absent. One that says nothing lets every member in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow: Option<AllowBody>,
+}
+
+/// Who may reach a service: each of the peers; and whoever has the tier, or a higher one, and all of the properties,
+/// where either is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AllowBody {
+    /// Node names, prefixes of keys, or whole keys of nodes that may come.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier: Option<TierName>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub props: BTreeMap<String, String>,
 }
 
 /// The answer of `POST /v1/services`: what is now published.
@@ -49,9 +66,24 @@ pub struct Served {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub also_udp: bool,
     pub shared: bool,
+    /// Who may reach it; absent where every member may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow: Option<AllowRow>,
     /// What its publisher should know, a sentence each: that nothing listens on the port yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+}
+
+/// `GET /v1/members/{node}/can/{action}/{target}`: whether a member may.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    pub peer: NodeRef,
+    /// `connect` or `call`.
+    pub action: String,
+    pub target: String,
+    pub allowed: bool,
+    /// The clause that decides, as a sentence.
+    pub clause: String,
 }
 
 /// `POST /v1/connections`: open a local listener.
@@ -273,7 +305,7 @@ mod tests {
 
     /// What scripts send, one of each.
     const BODIES: [&str; 4] = [
-        r#"{"port":8080,"name":"api","protocol":"tcp","shared":true}"#,
+        r#"{"port":8080,"name":"api","shared":true,"allow":{"peers":["bob"],"tier":"publisher","props":{"env":"prod"}}}"#,
         r#"{"service":"api","provider":"ams","local_port":9000}"#,
         r#"{"tier":"publisher","props":{"region":"eu"},"ttl_ms":300000}"#,
         r#"{"value":":9090"}"#,

@@ -24,16 +24,16 @@ use crate::control::api::{
     ConnectBody, Connected, Done, InviteBody, Invited, Reasons, ServeBody, Served, SettingBody, SettingsShown, Version,
 };
 use crate::control::settings::{self, Key};
-use crate::control::{invite, members, resolve, seeds, stream};
+use crate::control::{invite, members, policy, resolve, seeds, stream};
 use crate::handle;
-use crate::handle::{Daemon, Subject};
+use crate::handle::{Daemon, Serving, Subject};
 use crate::http::failure::{Code, Failure};
 use crate::http::refused::Refused;
 use crate::metrics::Exporter;
 use crate::services::{Connect, Disconnect, Serve, ServiceRef};
 use crate::services::{NoServer, Server};
 use crate::status::inspect::{self, Inspected};
-use crate::status::{Connection, Reading, Status};
+use crate::status::{AllowRow, Connection, Reading, Status};
 
 /// The most that a request's body may hold, in bytes: the largest is a batch of signed statements.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -82,6 +82,7 @@ impl Api {
             .route("/v1/members/{node}/deny", post(members::deny))
             .route("/v1/members/{node}/retire", post(members::retire))
             .route("/v1/members/{node}/allow", post(members::allow))
+            .route("/v1/members/{node}/can/{action}/{*target}", get(policy::can))
             .route("/v1/settings", get(show_settings))
             .route("/v1/settings/{key}", put(set).delete(unset))
             .route("/v1/version", get(version))
@@ -189,14 +190,16 @@ async fn serve(State(api): Shared, JsonBody(body): JsonBody<ServeBody>) -> Answe
     if !server.speaks(protocol) || body.also_udp && !server.speaks(Protocol::Udp) {
         return Err(Failure::new(Code::Usage, format!("{server} carries no datagrams")).hint("leave --udp out"));
     }
-    let request = Serve { port, name, protocol, shared: body.shared, server };
-    let mut warnings = within(api.daemon.serve(request.clone())).await?;
+    let policy = body.allow.as_ref().map(|allow| policy::asked(&api.daemon.view(), allow)).transpose()?;
+    let request = Serve { port, name, protocol, shared: body.shared, server, policy };
+    let Serving { policy, mut warnings } = within(api.daemon.serve(request.clone())).await?;
     let also_udp = body.also_udp && protocol == Protocol::Tcp;
     if also_udp {
-        warnings.extend(within(api.daemon.serve(Serve { protocol: Protocol::Udp, ..request })).await?);
+        warnings.extend(within(api.daemon.serve(Serve { protocol: Protocol::Udp, ..request })).await?.warnings);
     }
     let (server, name, shared) = (body.server, shown, body.shared);
-    Ok(Json(Served { port, server, name, protocol: body.protocol, also_udp, shared, warnings }))
+    let allow = AllowRow::of(&api.daemon.view(), &policy);
+    Ok(Json(Served { port, server, name, protocol: body.protocol, also_udp, shared, allow, warnings }))
 }
 
 /// Where a server is, and the port under which the mesh knows it.

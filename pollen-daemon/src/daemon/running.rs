@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use pollen_common::node::{Command, Refusal, RefusalKind, Reply};
+use pollen_common::node::{Command, Publish, Refusal, RefusalKind, Reply};
 use pollen_common::time::UnixMs;
 use pollen_common::views::{Name, Protocol, SeedVersion, Target, View};
 use tokio::runtime::Handle;
@@ -25,11 +25,11 @@ use crate::driver::DriverHandle;
 use crate::enroll::way_back::WayBack;
 use crate::events::EventRecord;
 use crate::events::{EVENTS_KEPT_MAX, Events};
-use crate::handle::{Answer, Daemon, SeedProgress, SeedRequest, Seeded, Subject, Unseeded};
+use crate::handle::{Answer, Daemon, SeedProgress, SeedRequest, Seeded, Serving, Subject, Unseeded};
 use crate::logs::Logs;
 use crate::nearest::or_meant;
 use crate::services::{Connect, Disconnect, Listener, Serve, ServiceRef};
-use crate::services::{Export, ExportConfig, Server, Services, ServicesConfig};
+use crate::services::{Export, ExportConfig, Server, Services, ServicesConfig, policy_config};
 use crate::status::Troubles;
 use crate::status::{About, HeldModule, Numbers, PeerNumbers, SocketNumbers};
 use crate::store::Change;
@@ -157,8 +157,9 @@ impl Running {
                 continue;
             }
             let label = export.label();
-            let Export { name, protocol, port, shared, .. } = export;
-            if let Err(refusal) = self.parts.driver.command(Command::Serve { name, protocol, port, shared }).await {
+            let Export { name, protocol, port, shared, policy, .. } = export;
+            let publish = Publish { name, protocol, port, shared, policy };
+            if let Err(refusal) = self.parts.driver.command(Command::Serve(publish)).await {
                 tracing::warn!("{label} is not published: {}", refusal.message);
             }
         }
@@ -186,8 +187,8 @@ impl Running {
                 continue;
             }
             let label = entry.label();
-            let Export { name, protocol, port, shared, server } = entry;
-            match self.parts.services.serve(Serve { port, name, protocol, shared, server }) {
+            let Export { name, protocol, port, shared, server, policy } = entry;
+            match self.parts.services.serve(Serve { port, name, protocol, shared, server, policy: Some(policy) }) {
                 Ok(()) => tracing::info!("{label} is served again, as the mesh remembers it"),
                 Err(error) => tracing::warn!(%error, "{label} is not served again"),
             }
@@ -213,17 +214,20 @@ impl Running {
     }
 
     /// Claims first, because the core may refuse. What a crash then leaves claimed is served after it: see [`adopt`].
-    async fn start_serving(&self, request: Serve) -> Result<Vec<String>, Refusal> {
+    async fn start_serving(&self, mut request: Serve) -> Result<Serving, Refusal> {
         let _changing = self.changing_services.lock().await;
-        let Serve { port, name, protocol, shared, server } = request.clone();
-        self.parts.driver.command(Command::Serve { name: name.clone(), protocol, port, shared }).await?;
+        let policy = self.parts.services.policy_of(&request);
+        request.policy = Some(policy.clone());
+        let Serve { port, name, protocol, shared, server, .. } = request.clone();
+        let publish = Publish { name: name.clone(), protocol, port, shared, policy: policy.clone() };
+        self.parts.driver.command(Command::Serve(publish)).await?;
         if let Err(too_many) = self.parts.services.serve(request) {
             self.parts.driver.command(Command::Unserve { name, protocol, port }).await?;
             return Err(too_many.into());
         }
         self.save_services().await?;
         let unheard = (server == Server::Here).then(|| self.parts.services.unheard(protocol, port)).flatten();
-        Ok(unheard.into_iter().collect())
+        Ok(Serving { policy, warnings: unheard.into_iter().collect() })
     }
 
     /// The reverse, so that whatever is configured is claimed too: what a crash then leaves claimed is still served.
@@ -383,14 +387,14 @@ pub(super) fn adopt(config: &mut ServicesConfig, view: &View) {
     });
     let unnamed = view.unnamed.iter().filter(|provider| provider.node == view.me);
     for (name, provider, shared) in named.chain(unnamed.map(|provider| (None, provider, false))) {
-        let (protocol, port) = (provider.protocol.into(), provider.port);
+        let (protocol, port, policy) = (provider.protocol.into(), provider.port, policy_config(&provider.policy));
         let served = |export: &ExportConfig| {
             export.name == name && export.protocol == protocol && (name.is_some() || export.port == port)
         };
         match config.exports.iter_mut().find(|export| served(export)) {
             // The claim is newer than a configuration that differs.
-            Some(export) => export.port = port,
-            None => config.exports.push(ExportConfig { name, protocol, port, shared, server: None }),
+            Some(export) => (export.port, export.policy) = (port, policy),
+            None => config.exports.push(ExportConfig { name, protocol, port, shared, server: None, policy }),
         }
     }
 }
@@ -487,7 +491,7 @@ impl Daemon for Running {
         .boxed()
     }
 
-    fn serve(&self, request: Serve) -> Answer<'_, Vec<String>> {
+    fn serve(&self, request: Serve) -> Answer<'_, Serving> {
         let node = self.clone();
         carried_through(async move { node.start_serving(request).await })
     }

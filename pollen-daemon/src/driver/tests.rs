@@ -105,7 +105,8 @@ fn rig_of((node, store, clock): (Node, store::Store, Clock)) -> Rig {
 
 fn serve(name: &str) -> Command {
     let name = Some(name.parse().expect("a name"));
-    Command::Serve { name, protocol: Protocol::Tcp, port: 80, shared: false }
+    let policy = pollen_common::views::Policy::default();
+    Command::Serve(pollen_common::node::Publish { name, protocol: Protocol::Tcp, port: 80, shared: false, policy })
 }
 
 #[tokio::test]

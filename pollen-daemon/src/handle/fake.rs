@@ -12,7 +12,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::config::LiveSettings;
 use crate::events::EventRecord;
-use crate::handle::{Answer, Daemon, SeedProgress, SeedRequest, SeedStage, Seeded, Subject, Unseeded};
+use crate::handle::{Answer, Daemon, SeedProgress, SeedRequest, SeedStage, Seeded, Serving, Subject, Unseeded};
 use crate::services::{Connect, Disconnect, Listener, Serve, ServiceRef};
 use crate::status::{About, HeldModule, Numbers};
 use crate::status::{Troubles, sample};
@@ -117,15 +117,16 @@ impl Daemon for Fake {
     }
 
     /// A port above 60000 stands for what a leaf may not publish.
-    fn serve(&self, request: Serve) -> Answer<'_, Vec<String>> {
+    fn serve(&self, request: Serve) -> Answer<'_, Serving> {
         Box::pin(async move {
             if request.port > 60_000 {
                 return Err(refusal(RefusalKind::Denied, "publishing takes a publisher and this node is a leaf"));
             }
             // Nobody listens on one below 100.
             let warning = (request.port < 100).then(|| "nothing listens there".to_owned());
+            let policy = request.policy.clone().unwrap_or_default();
             self.asked().served.push(request);
-            Ok(warning.into_iter().collect())
+            Ok(Serving { policy, warnings: warning.into_iter().collect() })
         })
     }
 

@@ -199,6 +199,7 @@ mod tests {
             port,
             shared: false,
             server: Server::Here,
+            policy: pollen_common::views::Policy::default(),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use pollen_common::identity::NodeKey;
-use pollen_common::views::Protocol;
+use pollen_common::views::{Policy, Protocol, entries};
 use pollen_common::wire::streams::service::Target;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +40,10 @@ pub struct ExportConfig {
     /// `HOST:PORT` or `unix:PATH` where the server is not on this machine's loopback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
+    /// Who may reach it where that is not everyone: the policy as it is published, in hexadecimal. An entry with a clause
+    /// that is unknown here is left out whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
 }
 
 /// An import in its written form: `service` is a name, or the provider's port.
@@ -82,6 +86,12 @@ impl From<ProtocolConfig> for Protocol {
     }
 }
 
+/// A policy in its written form; none where it bounds nothing.
+#[must_use]
+pub fn policy_config(policy: &Policy) -> Option<String> {
+    (!policy.is_open()).then(|| data_encoding::HEXLOWER.encode(&entries::policy_bytes(policy)))
+}
+
 impl From<&Export> for ExportConfig {
     fn from(export: &Export) -> Self {
         Self {
@@ -90,6 +100,7 @@ impl From<&Export> for ExportConfig {
             port: export.port,
             shared: export.shared,
             server: (export.server != Server::Here).then(|| export.server.to_string()),
+            policy: policy_config(&export.policy),
         }
     }
 }
@@ -104,8 +115,13 @@ impl TryFrom<&ExportConfig> for Export {
         }
         let server =
             config.server.as_ref().map(|text| text.parse().map_err(|_| invalid("server", text))).transpose()?;
+        let policy = config.policy.as_ref().map(|hex| {
+            let bytes = data_encoding::HEXLOWER.decode(hex.as_bytes()).ok();
+            bytes.and_then(|bytes| entries::policy_in(&bytes).ok()).ok_or_else(|| invalid("policy", hex))
+        });
+        let policy = policy.transpose()?.unwrap_or_default();
         let (protocol, server) = (config.protocol.into(), server.unwrap_or_default());
-        Ok(Self { name, protocol, port: config.port, shared: config.shared, server })
+        Ok(Self { name, protocol, port: config.port, shared: config.shared, server, policy })
     }
 }
 
@@ -165,11 +181,16 @@ mod tests {
             port: 80,
             shared: true,
             server: "db.lan:5432".parse().expect("a server"),
+            policy: Policy { peers: [NodeKey([7; 32])].into(), ..Policy::default() },
         };
         let config = ServicesConfig { exports: vec![(&export).into()], imports: vec![(&import).into()] };
         let text = serde_json::to_string(&config).expect("plain data");
         let read: ServicesConfig = serde_json::from_str(&text).expect("what was written");
         assert_eq!(Export::try_from(&read.exports[0]), Ok(export));
+        for policy in ["", "a1", "a103f5", "zz"] {
+            let bad = ExportConfig { policy: Some(policy.into()), ..read.exports[0].clone() };
+            assert!(Export::try_from(&bad).is_err(), "never opened for what {policy} would have kept out");
+        }
         assert_eq!(Import::try_from(&read.imports[0]), Ok(import.clone()));
         let bad = ImportConfig { provider: Some("zz".into()), ..(&import).into() };
         assert!(Import::try_from(&bad).is_err());

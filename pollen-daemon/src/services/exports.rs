@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pollen_common::views::{Name, Protocol};
+use pollen_common::views::{Name, Policy, Protocol};
 use pollen_common::wire::streams::service::Target;
 use tokio::net::TcpStream;
 
@@ -29,6 +29,8 @@ pub struct Export {
     pub shared: bool,
     /// Where the server is.
     pub server: Server,
+    /// Who may reach it; of a name in both protocols.
+    pub policy: Policy,
 }
 
 impl Export {
@@ -65,22 +67,34 @@ pub(super) struct Exports(Vec<Exported>);
 
 impl Exports {
     /// Adds an export, or replaces the one of the same name (or, unnamed, of the same port). Returns the one that
-    /// this displaced, whose streams must be cut.
+    /// this displaced, whose streams must be cut. A name's policy is one for both of its protocols.
     pub(super) fn insert(&mut self, export: Export) -> Result<Option<Export>, TooManyExports> {
         let same_slot = |old: &Export| match (&old.name, &export.name) {
             (Some(old_name), Some(new)) => old_name == new && old.protocol == export.protocol,
             (None, None) => old.port == export.port && old.protocol == export.protocol,
             _ => false,
         };
+        let has_room = self.0.len() < EXPORTS_MAX || self.0.iter().any(|exported| same_slot(&exported.export));
+        if !has_room {
+            return Err(TooManyExports);
+        }
+        let named = self.0.iter_mut().filter(|other| export.name.is_some() && other.export.name == export.name);
+        named.for_each(|other| other.export.policy.clone_from(&export.policy));
         if let Some(place) = self.0.iter_mut().find(|exported| same_slot(&exported.export)) {
             let old = std::mem::replace(&mut place.export, export);
             return Ok((!old.is_same(&place.export)).then_some(old));
         }
-        if self.0.len() >= EXPORTS_MAX {
-            return Err(TooManyExports);
-        }
         self.0.push(Exported { export, tally: Arc::default() });
         Ok(None)
+    }
+
+    /// The policy under which a name, or an unnamed port, is served.
+    pub(super) fn policy_of(&self, name: Option<&Name>, protocol: Protocol, port: u16) -> Option<Policy> {
+        let same = |export: &Export| match name {
+            Some(name) => export.name.as_ref() == Some(name),
+            None => export.name.is_none() && export.protocol == protocol && export.port == port,
+        };
+        self.0.iter().find(|exported| same(&exported.export)).map(|exported| exported.export.policy.clone())
     }
 
     /// All that `service` stands for: one name, or everything on a port.
@@ -140,6 +154,7 @@ mod tests {
             port,
             shared: false,
             server: Server::Here,
+            policy: Policy::default(),
         }
     }
 
@@ -165,6 +180,25 @@ mod tests {
         let found = [Protocol::Tcp, Protocol::Udp].map(|p| exports.find(&name(), p).map(|e| e.export.port));
         assert_eq!(found, [Some(53), Some(5353)]);
         assert_eq!(exports.matching(&ServiceRef::Port(5353)), [udp]);
+    }
+
+    #[test]
+    fn a_name_has_one_policy_and_an_unnamed_port_its_own() {
+        let policy = Policy { peers: [pollen_common::identity::NodeKey([1; 32])].into(), ..Policy::default() };
+        let mut exports = Exports::default();
+        for open in [export(Some("dns"), 53), export(None, 53), export(Some("api"), 53)] {
+            exports.insert(open).expect("room");
+        }
+        let udp = Export { protocol: Protocol::Udp, policy: policy.clone(), ..export(Some("dns"), 53) };
+        exports.insert(udp).expect("room");
+        let name = |name: &str| name.parse::<Name>().ok();
+        let of = |name: Option<Name>, protocol| exports.policy_of(name.as_ref(), protocol, 53);
+        assert_eq!(of(name("dns"), Protocol::Tcp), Some(policy));
+        assert_eq!(
+            (of(name("api"), Protocol::Tcp), of(None, Protocol::Tcp)),
+            (Some(Policy::default()), Some(Policy::default()))
+        );
+        assert_eq!((of(None, Protocol::Udp), of(name("web"), Protocol::Tcp)), (None, None));
     }
 
     #[test]

@@ -69,19 +69,15 @@ async fn admit(shared: &Arc<Shared>, incoming: &mut Incoming) -> Result<(Exporte
         return Err(Refused::Stranger);
     }
     let exported = export_of(shared, &header.target, header.protocol).ok_or(Refused::Absent)?;
+    // Before a place is taken: who is refused must not learn that there was none.
+    shared.may_reach(&incoming.peer, &exported.export)?;
     let owner =
         Owner { peer: incoming.peer, protocol: header.protocol, asked: None, export: Some(exported.export.clone()) };
     let activity = (header.protocol == Protocol::Udp).then(Arc::default);
     let slot = shared.live.open(owner, activity).ok_or(Refused::Denial(Denial::Busy))?;
     // Whoever withdrew either in between did not see the slot yet, and so could not cut it.
-    let still =
-        export_of(shared, &header.target, header.protocol).is_some_and(|now| now.export.is_same(&exported.export));
-    if !still {
-        return Err(Refused::Absent);
-    }
-    if !shared.standing.is(&incoming.peer) {
-        return Err(Refused::Stranger);
-    }
+    let now = export_of(shared, &header.target, header.protocol).filter(|now| now.export.is_same(&exported.export));
+    shared.may_reach(&incoming.peer, &now.ok_or(Refused::Absent)?.export)?;
     Ok((exported, slot, header.hops))
 }
 

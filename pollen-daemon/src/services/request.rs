@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use pollen_common::identity::NodeKey;
 use pollen_common::names::NameError;
-use pollen_common::views::{Name, Protocol};
+use pollen_common::views::{Name, Policy, Protocol};
 
 use super::Server;
 
@@ -57,6 +57,8 @@ pub struct Serve {
     pub shared: bool,
     /// Where its server is.
     pub server: Server,
+    /// Who may reach it; as it was where absent, and every member where it was not served.
+    pub policy: Option<Policy>,
 }
 
 /// A local listener to open.

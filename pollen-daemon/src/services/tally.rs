@@ -1,5 +1,6 @@
 //! Counters of what services carried and refused. They never go down while the daemon runs.
 
+use pollen_common::views::policy::Lack;
 use pollen_common::wire::streams::Denial;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -115,6 +116,12 @@ pub(super) enum Refused {
     WrongKind,
     /// The header did not come in time.
     Slow,
+    /// It is not among the peers that the policy names.
+    Peer,
+    /// It has not the tier that the policy asks for.
+    Tier,
+    /// It has not a property that the policy asks for.
+    Property,
     /// It leads back to this node's own listener for it.
     Circle,
     Denial(Denial),
@@ -123,7 +130,7 @@ pub(super) enum Refused {
 impl Refused {
     pub(super) const fn denial(self) -> Denial {
         match self {
-            Self::Stranger | Self::Absent => Denial::DeniedOrAbsent,
+            Self::Stranger | Self::Absent | Self::Peer | Self::Tier | Self::Property => Denial::DeniedOrAbsent,
             Self::WrongKind | Self::Slow => Denial::Malformed,
             Self::Circle => Denial::Unavailable,
             Self::Denial(denial) => denial,
@@ -132,9 +139,12 @@ impl Refused {
 
     /// Every reason there is, for the guide's table.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Stranger,
         Self::Absent,
+        Self::Peer,
+        Self::Tier,
+        Self::Property,
         Self::WrongKind,
         Self::Slow,
         Self::Circle,
@@ -154,9 +164,23 @@ impl Refused {
             Self::Absent => "absent",
             Self::WrongKind => "wrong_kind",
             Self::Slow => "slow_header",
+            Self::Peer => "policy_peer",
+            Self::Tier => "policy_tier",
+            Self::Property => "policy_property",
             Self::Circle => "circle",
             Self::Denial(Denial::Malformed) => "malformed_header",
             Self::Denial(denial) => denial.label(),
+        }
+    }
+}
+
+impl From<&Lack> for Refused {
+    fn from(lack: &Lack) -> Self {
+        match lack {
+            Lack::Membership => Self::Stranger,
+            Lack::Name => Self::Peer,
+            Lack::Tier { .. } => Self::Tier,
+            Lack::Property { .. } => Self::Property,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The services of two or three nodes, over the real transport on loopback.
 
+mod bounds;
 mod cluster;
 mod fair;
 mod forms;

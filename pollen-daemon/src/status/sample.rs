@@ -13,7 +13,7 @@ use pollen_common::roll::{Member, Rights, Tier};
 use pollen_common::time::UnixMs;
 use pollen_common::verdict::Reason;
 use pollen_common::views::{
-    Capacity, Conflict, Fallen, Liveness, NodeInfo, Protocol, Provider, RefusedEntry, SeedInfo, SeedVersion,
+    Capacity, Conflict, Fallen, Liveness, NodeInfo, Policy, Protocol, Provider, RefusedEntry, SeedInfo, SeedVersion,
     ServiceInfo, View,
 };
 
@@ -83,13 +83,14 @@ pub(crate) fn view() -> View {
         node(2, "berlin", Tier::Publisher, Liveness::Online { via: key(2), hops: 1 }),
         node(3, "cork", Tier::Leaf, Liveness::Offline),
     ];
-    let provider = |i, port| Provider { node: key(i), protocol: Protocol::Tcp, port };
+    let provider = |i, port| Provider { node: key(i), protocol: Protocol::Tcp, port, policy: Policy::default() };
     let api = ServiceInfo {
         name: "api".parse().expect("a name"),
         owner: key(1),
         protocol: Protocol::Tcp,
         shared: true,
         claimed: UnixMs(NOW.0 - 3_600_000),
+        policy: Policy::default(),
         providers: vec![provider(1, 8080), provider(2, 8081)],
         conflicts: vec![Conflict {
             author: key(3),
@@ -107,6 +108,11 @@ pub(crate) fn view() -> View {
         replicas: [(hello_version().id(), [key(1), key(2)].into())].into(),
         conflicts: Vec::new(),
     };
+    let bounded = Policy {
+        peers: [key(1)].into(),
+        tier: Some(Tier::Publisher),
+        props: [("region".to_owned(), "eu".to_owned())].into(),
+    };
     View {
         cluster: ClusterId([0xC1; 32]),
         me: key(1),
@@ -115,7 +121,7 @@ pub(crate) fn view() -> View {
         holders: [(hello_version().module, [key(1), key(2)].into())].into(),
         retiring: [].into(),
         services: [(api.name.clone(), api)].into(),
-        unnamed: vec![Provider { node: key(2), protocol: Protocol::Udp, port: 5353 }],
+        unnamed: vec![Provider { node: key(2), protocol: Protocol::Udp, port: 5353, policy: bounded }],
         refused: vec![RefusedEntry {
             author: key(3),
             key: "service/api".into(),

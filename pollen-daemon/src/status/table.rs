@@ -14,7 +14,8 @@ use super::when::{Moment, show_bytes, show_rtt};
 use super::{
     Condition, Datapath, FallenRow, HealthState, NatRow, NodeRef, NodeRow, NodeState, PathRow, ServiceRow, Status,
 };
-use crate::status::{Connection, ProtocolName, TierName};
+use crate::status::allow::EVERYONE;
+use crate::status::{AllowRow, Connection, ProtocolName, TierName};
 use pollen_common::mapping::NatKind;
 use pollen_common::time::UnixMs;
 
@@ -171,7 +172,7 @@ fn way(status: &Status, node: &NodeRow) -> String {
 }
 
 fn services(out: &mut String, services: &[ServiceRow], layout: Layout) {
-    let mut header = vec!["NAME", "OWNER", "PROVIDERS", "PORT", "SHARED", "LOCAL", "CONFLICTS"];
+    let mut header = vec!["NAME", "OWNER", "PROVIDERS", "PORT", "SHARED", "ALLOWED", "LOCAL", "CONFLICTS"];
     if layout.wide {
         header.push("PROVIDED BY");
     }
@@ -204,6 +205,7 @@ fn service_cells(service: &ServiceRow, wide: bool) -> Vec<String> {
         format!("{}/{}", nodes(true), nodes(false)),
         if ports.is_empty() { nobody() } else { ports }.join(", "),
         if service.shared { "yes" } else { "no" }.into(),
+        service.allow.as_ref().map_or_else(|| "all".into(), AllowRow::brief),
         joined(service.local.iter()),
         if service.conflicts == 0 { NOTHING.into() } else { service.conflicts.to_string() },
     ];
@@ -309,7 +311,8 @@ fn service_fields(service: &ServiceDetail) -> Fields {
     let row = &service.row;
     let providers = row.providers.iter().map(|provider| {
         let online = if provider.online { "online" } else { "offline" };
-        format!("{} port {} {online}", show_ref(&provider.node), provider.port)
+        let own = provider.allow.as_ref().map_or_else(String::new, |allow| format!(", there to {}", allow.who));
+        format!("{} port {} {online}{own}", show_ref(&provider.node), provider.port)
     });
     let lost = service.claims_lost.iter().map(|claim| {
         format!("{} at {}: {}", show_ref(&claim.author), Moment(UnixMs(claim.claimed_unix_ms)), claim.reason)
@@ -319,6 +322,7 @@ fn service_fields(service: &ServiceDetail) -> Fields {
         ("protocol", vec![protocol(row.protocol).into()]),
         ("owner", vec![format!("{} {}", show_ref(&row.owner), row.owner.key)]),
         ("shared", vec![if row.shared { "yes" } else { "no" }.into()]),
+        ("allowed", vec![row.allow.as_ref().map_or_else(|| EVERYONE.into(), |allow| allow.who.clone())]),
         ("claimed", vec![Moment(UnixMs(service.claimed_unix_ms)).to_string()]),
         ("providers", providers.collect()),
         ("local", row.local.iter().map(ToString::to_string).collect()),
@@ -351,7 +355,7 @@ fn push_line(out: &mut String, line: &str) {
 }
 
 /// A node by its name, by the start of its key where it has none.
-fn show_ref(node: &NodeRef) -> String {
+pub(super) fn show_ref(node: &NodeRef) -> String {
     node.name.clone().unwrap_or_else(|| short(&node.key).into())
 }
 

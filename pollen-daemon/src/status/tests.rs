@@ -162,6 +162,7 @@ fn what_the_parts_say_is_wrong_is_a_condition_each_with_what_to_do() {
             port: 8000,
             shared: false,
             server: crate::services::Server::Here,
+            policy: pollen_common::views::Policy::default(),
         }],
     };
     let listener = &mut sample.listeners[0];

@@ -187,7 +187,7 @@ pub fn entry(data: &[u8]) {
         Said::Node { name, addrs } => entries::node(name.as_ref(), addrs),
         Said::Claim { name, claim } => entries::claim(name, claim),
         Said::Provider { name, owner, offered } => entries::provider(name, owner, offered),
-        Said::Unnamed { protocol, port } => entries::unnamed(*protocol, *port),
+        Said::Unnamed { protocol, port, policy } => entries::unnamed(*protocol, *port, policy),
         Said::Link { peer } => entries::link(peer),
         Said::Seed { name, claim } => entries::seed(name, claim),
         Said::Host(capacity) => entries::host(capacity),

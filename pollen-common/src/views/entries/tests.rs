@@ -11,7 +11,19 @@ fn name(text: &str) -> Name {
 }
 
 fn plain() -> Claim {
-    Claim { protocol: Protocol::Tcp, port: Some(80), also: None, shared: false, claimed: UnixMs(1), hashes: Vec::new() }
+    Claim {
+        protocol: Protocol::Tcp,
+        port: Some(80),
+        also: None,
+        shared: false,
+        claimed: UnixMs(1),
+        hashes: Vec::new(),
+        policy: Policy::default(),
+    }
+}
+
+fn named() -> Policy {
+    Policy { peers: [NodeKey([5; 32])].into(), ..Policy::default() }
 }
 
 #[test]
@@ -25,7 +37,8 @@ fn whatever_is_said_is_read_back() {
         Claim { protocol: Protocol::Udp, port: None, shared: true, hashes: alloc::vec![Digest([3; 32]); 2], ..plain() },
     ];
     let both = Claim { also: Some(81), ..plain() };
-    for one in claims.into_iter().chain([both]) {
+    let bounded = Claim { policy: named(), ..plain() };
+    for one in claims.into_iter().chain([both, bounded]) {
         let pair = claim(&name("api"), &one);
         assert_eq!(claimed_at(&pair.1), Some(UnixMs(1)));
         assert_eq!(target_in(&pair.0), Some(Target::Name(name("api"))));
@@ -33,11 +46,18 @@ fn whatever_is_said_is_read_back() {
     }
     let mut offered = Offered::default();
     offered.set_port(Protocol::Udp, Some(81));
+    for policy in [Policy::default(), named()] {
+        let offered = Offered { policy, ..offered.clone() };
+        let pair = provider(&name("api"), &owner, &offered);
+        assert_eq!(said(Lane::Facts, &pair), Ok(Said::Provider { name: name("api"), owner, offered }));
+    }
     let pair = provider(&name("api"), &owner, &offered);
-    assert_eq!(said(Lane::Facts, &pair), Ok(Said::Provider { name: name("api"), owner, offered }));
     assert_eq!((target_in(&pair.0), show_key(&pair.0)), (Some(Target::Name(name("api"))), "prov/api/07070707".into()));
-    let pair = unnamed(Protocol::Udp, 53);
-    assert_eq!(said(Lane::Facts, &pair), Ok(Said::Unnamed { protocol: Protocol::Udp, port: 53 }));
+    for policy in [Policy::default(), named()] {
+        let pair = unnamed(Protocol::Udp, 53, &policy);
+        assert_eq!(said(Lane::Facts, &pair), Ok(Said::Unnamed { protocol: Protocol::Udp, port: 53, policy }));
+    }
+    let pair = unnamed(Protocol::Udp, 53, &Policy::default());
     assert_eq!(show_key(&pair.0), "port/udp/53");
     assert_eq!(said(Lane::Live, &link(&owner)), Ok(Said::Link { peer: owner }));
     assert!(is_link(&link(&owner).0) && !is_link(&pair.0));
@@ -46,7 +66,7 @@ fn whatever_is_said_is_read_back() {
 
 #[test]
 fn an_entry_counts_only_in_the_lane_of_its_kind() {
-    assert_eq!(said(Lane::Live, &unnamed(Protocol::Tcp, 1)), Err(Unread::Kind));
+    assert_eq!(said(Lane::Live, &unnamed(Protocol::Tcp, 1, &Policy::default())), Err(Unread::Kind));
     assert_eq!(said(Lane::Facts, &link(&NodeKey([1; 32]))), Err(Unread::Kind));
     assert_eq!(said(Lane::State, &node(None, &[])), Err(Unread::Kind));
 }
@@ -61,7 +81,11 @@ fn unknown_fields_are_passed_over_but_an_unknown_clause_refuses() {
         said(Lane::Facts, &(claim_key(&name("api")), value))
     };
     assert!(with(5, 0).is_ok() && with(6, 0).is_ok());
-    assert_eq!((with(5, 1), with(6, 2)), (Err(Unread::Clause), Err(Unread::Clause)));
+    // Of a policy, the first clause is a list of peers.
+    assert_eq!((with(5, 1), with(6, 2)), (Err(Unread::Malformed), Err(Unread::Clause)));
+    let later = written(|e| e.map(2)?.u8(1)?.u16(80)?.u8(5)?.map(1)?.u8(3)?.bool(true).map(drop));
+    let key = provider_key(&name("api"), &NodeKey([7; 32]));
+    assert_eq!(said(Lane::Facts, &(key, later)), Err(Unread::Clause));
     assert!(with(9, 1).is_ok());
 }
 

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use pollen_common::identity::Strict;
+use pollen_common::identity::{NodeKey, Strict};
 use pollen_common::node::{Node, NodeConfig};
+use pollen_common::views::Policy;
 use tokio::sync::mpsc;
 
 use super::*;
@@ -79,6 +80,7 @@ fn serve(name: Option<&str>, port: u16) -> Serve {
         protocol: Protocol::Tcp,
         shared: false,
         server: crate::services::Server::Here,
+        policy: None,
     }
 }
 
@@ -109,7 +111,8 @@ async fn what_is_published_and_not_configured_can_be_withdrawn() {
     let node = running(temp.path());
     for (request, by) in [(serve(Some("api"), 80), "api"), (serve(Some("api"), 80), "80"), (serve(None, 80), "80")] {
         let Serve { port, name, protocol, shared, .. } = request;
-        let published = node.parts.driver.command(Command::Serve { name, protocol, port, shared }).await;
+        let publish = Publish { name, protocol, port, shared, policy: Policy::default() };
+        let published = node.parts.driver.command(Command::Serve(publish)).await;
         published.expect("nobody else claims it");
         node.unserve(reference(by)).await.expect("the core had it");
         assert!(node.view().services.is_empty() && node.view().unnamed.is_empty());
@@ -249,4 +252,39 @@ async fn a_name_gains_and_loses_a_protocol_and_keeps_the_other() {
     assert_eq!(ports(), [tcp, udp]);
     node.unserve(reference("dns")).await.expect("served");
     assert!(ports().is_empty() && node.parts.services.exports().is_empty());
+}
+
+#[tokio::test]
+async fn a_policy_stays_until_another_is_said_and_is_adopted_with_its_claim() {
+    let temp = tempfile::tempdir().expect("temporary directory");
+    let node = running(temp.path());
+    let named = Policy { peers: [NodeKey([7; 32])].into(), ..Policy::default() };
+    let bounded = Serve { policy: Some(named.clone()), ..serve(Some("dns"), 53) };
+    let udp = Serve { protocol: Protocol::Udp, ..serve(Some("dns"), 53) };
+    let port = Serve { policy: Some(named.clone()), ..serve(None, 80) };
+    for request in [bounded, udp, port] {
+        assert_eq!(node.serve(request).await.expect("published").policy, named);
+    }
+    let policies = |view: &View| -> Vec<Policy> {
+        let named = view.services.values().flat_map(|service| service.providers.iter().chain(&[]));
+        named.chain(&view.unnamed).map(|provider| provider.policy.clone()).collect()
+    };
+    assert_eq!(policies(&node.view()), vec![named.clone(); 3]);
+
+    // Its database is gone, or a crash came before the configuration: never served to more than before.
+    let mut lost = ServicesConfig::default();
+    adopt(&mut lost, &node.view());
+    let exports: Vec<_> = lost.exports.iter().map(|entry| Export::try_from(entry).expect("written here")).collect();
+    assert_eq!(exports.iter().map(|export| &export.policy).collect::<Vec<_>>(), vec![&named; 3]);
+    let mut older = node.parts.services.config();
+    older.exports.iter_mut().for_each(|export| export.policy = None);
+    adopt(&mut older, &node.view());
+    assert_eq!(older.exports, node.parts.services.config().exports);
+
+    let open = Serve { policy: Some(Policy::default()), ..serve(Some("dns"), 53) };
+    assert_eq!(node.serve(open).await.expect("published").policy, Policy::default());
+    assert_eq!(policies(&node.view()), vec![Policy::default(), Policy::default(), named]);
+    let most = (0..=64).map(|n| NodeKey([n; 32])).collect();
+    let too_many = Serve { policy: Some(Policy { peers: most, ..Policy::default() }), ..serve(Some("dns"), 53) };
+    assert_eq!(node.serve(too_many).await.map_err(|refusal| refusal.kind), Err(RefusalKind::Usage));
 }

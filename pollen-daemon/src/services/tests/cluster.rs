@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pollen_common::identity::{NodeKey, SecretKey};
-use pollen_common::views::{Protocol, View};
+use pollen_common::views::{Policy, Protocol, View};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
@@ -79,10 +79,13 @@ impl TestNode {
     }
 
     pub(super) fn serve(&self, name: Option<&str>, protocol: Protocol, port: u16) {
+        self.serve_to(name, protocol, port, None);
+    }
+
+    pub(super) fn serve_to(&self, name: Option<&str>, protocol: Protocol, port: u16, policy: Option<Policy>) {
         let name = name.map(|name| name.parse().expect("a name"));
-        self.services
-            .serve(Serve { port, name, protocol, shared: false, server: crate::services::Server::Here })
-            .expect("room");
+        let server = crate::services::Server::Here;
+        self.services.serve(Serve { port, name, protocol, shared: false, server, policy }).expect("room");
     }
 
     /// A listener to a named service, on any free port.

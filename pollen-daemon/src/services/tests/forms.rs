@@ -199,7 +199,7 @@ async fn servers_at_other_addresses_and_unix_sockets_are_reached() {
         ("udp", Protocol::Udp, 3, udp_at.to_string()),
     ] {
         let (name, server) = (Some(name.parse().expect("a name")), server.parse().expect("a server"));
-        let request = crate::services::Serve { port, name, protocol, shared: false, server };
+        let request = crate::services::Serve { port, name, protocol, shared: false, server, policy: None };
         cluster.0[0].services.serve(request).expect("room");
     }
     cluster.publish(|view| {

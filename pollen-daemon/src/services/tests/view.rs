@@ -7,7 +7,9 @@ use std::sync::Arc;
 use pollen_common::identity::{ClusterId, Digest, NodeKey};
 use pollen_common::roll::{Member, Rights, Tier};
 use pollen_common::time::UnixMs;
-use pollen_common::views::{Liveness, Name, NodeInfo, Protocol, Provider, SeedInfo, SeedVersion, ServiceInfo, View};
+use pollen_common::views::{
+    Liveness, Name, NodeInfo, Policy, Protocol, Provider, SeedInfo, SeedVersion, ServiceInfo, View,
+};
 
 pub(crate) struct ViewBuilder(View);
 
@@ -63,8 +65,10 @@ impl ViewBuilder {
 
     pub(crate) fn service(mut self, name: &str, protocol: Protocol, providers: &[(NodeKey, u16)]) -> Self {
         let name: Name = name.parse().expect("a name");
-        let providers: Vec<_> =
-            providers.iter().map(|(node, port)| Provider { node: *node, protocol, port: *port }).collect();
+        let providers: Vec<_> = providers
+            .iter()
+            .map(|(node, port)| Provider { node: *node, protocol, port: *port, policy: Policy::default() })
+            .collect();
         let owner = providers.first().expect("a service has a provider").node;
         let info = ServiceInfo {
             name: name.clone(),
@@ -72,6 +76,7 @@ impl ViewBuilder {
             protocol,
             shared: providers.len() > 1,
             claimed: UnixMs(1),
+            policy: Policy::default(),
             providers,
             conflicts: Vec::new(),
         };
@@ -83,7 +88,7 @@ impl ViewBuilder {
     pub(crate) fn also(mut self, name: &str, protocol: Protocol, node: NodeKey, port: u16) -> Self {
         let name: Name = name.parse().expect("a name");
         let service = self.0.services.get_mut(&name).expect("a service");
-        service.providers.push(Provider { node, protocol, port });
+        service.providers.push(Provider { node, protocol, port, policy: Policy::default() });
         self
     }
 
@@ -120,7 +125,21 @@ impl ViewBuilder {
     }
 
     pub(crate) fn unnamed(mut self, node: NodeKey, protocol: Protocol, port: u16) -> Self {
-        self.0.unnamed.push(Provider { node, protocol, port });
+        self.0.unnamed.push(Provider { node, protocol, port, policy: Policy::default() });
+        self
+    }
+
+    /// What the roll says of a member.
+    pub(crate) fn rights(mut self, key: NodeKey, tier: Tier, props: &[(&str, &str)]) -> Self {
+        let rights = &mut self.0.nodes.get_mut(&key).expect("a member").member.rights;
+        rights.tier = tier;
+        rights.props = props.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        self
+    }
+
+    /// Whom the owner of a service lets reach it.
+    pub(crate) fn bounded(mut self, name: &str, policy: Policy) -> Self {
+        self.0.services.get_mut(&name.parse::<Name>().expect("a name")).expect("a service").policy = policy;
         self
     }
 

@@ -172,7 +172,14 @@ impl TestNode {
     pub(super) fn serve(&self, name: &str, port: u16) {
         let name = Some(name.parse().expect("a name"));
         self.services
-            .serve(Serve { port, name, protocol: Protocol::Tcp, shared: false, server: crate::services::Server::Here })
+            .serve(Serve {
+                port,
+                name,
+                protocol: Protocol::Tcp,
+                shared: false,
+                server: crate::services::Server::Here,
+                policy: None,
+            })
             .expect("room");
     }
 
