@@ -1,22 +1,10 @@
-//! Embeds the eBPF object that `cargo xtask ebpf` built, if it is there, and the commit that is built, if there is one (a
-//! build without the BPF toolchain works and embeds nothing, one without git says no commit).
+//! Names the commit that is built, if there is one: a build without git says none.
+use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::{env, fs};
-
-const OBJECT_DIR: &str = "../pollen-ebpf/object";
 
 fn main() {
-    // The folder is in the tree, so watching it does not make every build a changed one, as a missing file would.
-    println!("cargo::rerun-if-changed={OBJECT_DIR}");
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rustc-check-cfg=cfg(ebpf_object)");
-    let out = env::var_os("OUT_DIR").expect("cargo sets OUT_DIR for build scripts");
-    let object = Path::new(OBJECT_DIR).join("pollen-ebpf.o");
-    if object.exists() {
-        fs::copy(&object, Path::new(&out).join("pollen-ebpf.o")).expect("OUT_DIR is writable");
-        println!("cargo::rustc-cfg=ebpf_object");
-    }
     name_commit();
 }
 

@@ -108,9 +108,6 @@ pub struct DatapathNumbers {
 /// Why XDP cannot be used here. Nothing is left behind in the kernel.
 #[derive(Debug, thiserror::Error)]
 pub enum Unavailable {
-    /// This build embeds no object.
-    #[error("built without the eBPF object (cargo xtask ebpf makes it)")]
-    NotBuilt,
     /// The process lacks the capability, or the kernel has BPF locked down.
     #[error("BPF is not permitted here (needs CAP_BPF and CAP_NET_ADMIN)")]
     NotPermitted,

@@ -1,11 +1,12 @@
-//! Builds `pollen-ebpf` for the BPF target and puts the object where `pln`'s build embeds it.
+//! Builds `pollen-ebpf` for the BPF target, and holds the object in the tree, which `pln`'s build embeds, to its sources.
 //! Two toolchains can: rustup's nightly with `rust-src`, and Debian's own compiler where rustup's servers are out of
 //! reach. Which of them fits the installed `bpf-linker` depends on the LLVM it was built with, so each is tried.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
+use sha2::{Digest as _, Sha256};
 
 use crate::toolchain::{self, Toolchain};
 use crate::{needs, nightly, shell};
@@ -60,7 +61,7 @@ pub fn build(flags: needs::Install) -> Result<Built> {
             continue;
         }
         match compile(toolchain) {
-            Ok(object) => return place(&object).map(Built::Object),
+            Ok(object) => return place(&object, &compiler(toolchain)?).map(Built::Object),
             Err(error) => failures.push(format!("{toolchain:?}: {error:#}")),
         }
     }
@@ -76,12 +77,81 @@ fn compile(toolchain: Toolchain) -> Result<PathBuf> {
     Ok(target_dir.join("bpfel-unknown-none/release/pollen-ebpf"))
 }
 
-/// Puts the object where the daemon's build looks; only if it differs, for a new file there means a new build.
-fn place(object: &Path) -> Result<PathBuf> {
+/// What the object depends on, from the top of the tree. The rest of `pollen-common` is not built for it.
+const SOURCES: &[&str] = &[
+    "pollen-common/src/abi.rs",
+    "pollen-common/src/packet.rs",
+    "pollen-common/src/verdict.rs",
+    "pollen-ebpf/.cargo/config.toml",
+    "pollen-ebpf/Cargo.lock",
+    "pollen-ebpf/Cargo.toml",
+    "pollen-ebpf/src/main.rs",
+];
+
+/// What the object in the tree was made of, and by what.
+#[derive(Debug, PartialEq, Eq)]
+struct Made {
+    sources: String,
+    compiler: String,
+}
+
+impl Made {
+    fn path() -> PathBuf {
+        shell::tree().join("pollen-ebpf/object/made-of")
+    }
+
+    fn recorded() -> Result<Self> {
+        let text = std::fs::read_to_string(Self::path()).context("pollen-ebpf/object/made-of")?;
+        let line = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(str::to_owned);
+        let (sources, compiler) = (line("sources "), line("compiler "));
+        let (sources, compiler) =
+            sources.zip(compiler).context("pollen-ebpf/object/made-of says less than it should")?;
+        Ok(Self { sources, compiler })
+    }
+
+    fn record(&self) -> Result<()> {
+        let text = format!("sources {}\ncompiler {}\n", self.sources, self.compiler);
+        std::fs::write(Self::path(), text).context("pollen-ebpf/object/made-of")
+    }
+}
+
+/// A digest of the sources as they are now.
+fn digest() -> Result<String> {
+    let mut hasher = Sha256::new();
+    for source in SOURCES {
+        let bytes = std::fs::read(shell::tree().join(source)).with_context(|| (*source).to_owned())?;
+        hasher.update(format!("{source} {}\n", bytes.len()));
+        hasher.update(bytes);
+    }
+    Ok(format!("{:x}", hasher.finalize()))
+}
+
+fn compiler(toolchain: Toolchain) -> Result<String> {
+    let linker = Command::new("bpf-linker").arg("--version").output().context("bpf-linker")?;
+    Ok(format!("{}, {}", toolchain.version()?, String::from_utf8_lossy(&linker.stdout).trim()))
+}
+
+/// Holds the object in the tree to a fresh one: the same, where the same compiler made both of the same sources; put in its
+/// place where the sources have changed; left alone where another compiler gives other bytes.
+fn place(object: &Path, compiler: &str) -> Result<PathBuf> {
     let built = std::fs::read(object).with_context(|| object.display().to_string())?;
     let place = shell::tree().join("pollen-ebpf/object/pollen-ebpf.o");
-    if std::fs::read(&place).ok().as_ref() != Some(&built) {
-        std::fs::write(&place, built).with_context(|| place.display().to_string())?;
+    let now = Made { sources: digest()?, compiler: compiler.to_owned() };
+    match Made::recorded() {
+        Ok(made) if made == now => {
+            let same = std::fs::read(&place).is_ok_and(|held| held == built);
+            ensure!(same, "{} is not what its sources give: remove {}", place.display(), Made::path().display());
+        }
+        Ok(made) if made.sources == now.sources => {
+            println!(
+                "the eBPF object in the tree was made by {}: not compared with what {compiler} makes",
+                made.compiler
+            );
+        }
+        _ => {
+            std::fs::write(&place, built).with_context(|| place.display().to_string())?;
+            now.record()?;
+        }
     }
     Ok(place)
 }
@@ -97,4 +167,15 @@ fn linker(flags: needs::Install) -> Result<bool> {
     cargo.args(["install", "bpf-linker", "--locked", "--version", LINKER_VERSION]);
     shell::run(cargo.args(["--no-default-features", "--features", &format!("llvm-{LLVM}")]))?;
     Ok(shell::has("bpf-linker"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_object_in_the_tree_is_of_the_sources_in_the_tree() {
+        let made = Made::recorded().unwrap();
+        assert_eq!(made.sources, digest().unwrap(), "`cargo xtask ebpf` makes it anew");
+    }
 }

@@ -47,6 +47,19 @@ impl Toolchain {
         cargo
     }
 
+    /// What its compiler calls itself.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn version(self) -> Result<String> {
+        let mut rustc = Command::new(if self == Self::Debian { "/usr/bin/rustc" } else { "rustc" });
+        if self == Self::Nightly {
+            rustc.arg("+nightly");
+        }
+        let output = rustc.arg("--version").env_remove("LD_LIBRARY_PATH").output().context("rustc --version")?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
     /// Where it keeps what it compiles with.
     fn library(self) -> Option<PathBuf> {
         let mut rustc = Command::new(if self == Self::Debian { "/usr/bin/rustc" } else { "rustc" });

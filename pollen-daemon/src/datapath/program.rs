@@ -10,11 +10,8 @@ use pollen_common::verdict::Reason;
 
 use super::Unavailable;
 
-/// The compiled XDP object, if this build embeds one.
-#[cfg(ebpf_object)]
-pub const OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pollen-ebpf.o")));
-#[cfg(not(ebpf_object))]
-pub const OBJECT: Option<&[u8]> = None;
+/// The compiled XDP program, which the tree holds beside its sources: whoever builds the daemon needs no compiler for BPF.
+const OBJECT: &[u8] = aya::include_bytes_aligned!("../../../pollen-ebpf/object/pollen-ebpf.o");
 
 /// What a map holds.
 #[repr(transparent)]
@@ -44,10 +41,9 @@ impl XdpProgram {
     /// Loads the embedded object, attached to nothing.
     ///
     /// # Errors
-    /// If it is not there, not permitted or refused.
+    /// If it is not permitted or refused.
     pub fn load() -> Result<Self, Unavailable> {
-        let object = OBJECT.ok_or(Unavailable::NotBuilt)?;
-        let mut ebpf = Ebpf::load(object).map_err(|error| refused(&error))?;
+        let mut ebpf = Ebpf::load(OBJECT).map_err(|error| refused(&error))?;
         program(&mut ebpf)?.load().map_err(|error| refused(&error))?;
         let mut map = |name| ebpf.take_map(name).ok_or(Unavailable::Mismatch(name));
         let wrong = |error: MapError| refused(&error);

@@ -11,7 +11,7 @@ use pollen_common::abi::{Count, Endpoint, Entry};
 use pollen_common::circuit::Label;
 use pollen_common::verdict::Reason;
 
-use super::program::{Attached, OBJECT, XdpProgram};
+use super::program::{Attached, XdpProgram};
 use super::ways::{Interface, Tables, Way};
 use super::{Choice, DatapathNumbers, Meaning, Rung, Standing, Unavailable};
 
@@ -151,7 +151,6 @@ impl Relay {
     fn why_not(&self) -> Option<String> {
         match self.choice {
             Choice::Socket => Some("it is set to `socket`".to_owned()),
-            _ if OBJECT.is_none() => Some(Unavailable::NotBuilt.to_string()),
             Choice::Auto if self.busy < BUSY_LOOKS => {
                 Some(format!("fewer than {BUSY_FRAMES} frames a second are passed on for others"))
             }
@@ -161,7 +160,7 @@ impl Relay {
 
     fn why_idle(&self) -> String {
         let idle = || "no circuits, so no frames to forward in the kernel".to_owned();
-        self.why_not().filter(|_| OBJECT.is_none() || self.choice == Choice::Socket).unwrap_or_else(idle)
+        self.why_not().filter(|_| self.choice == Choice::Socket).unwrap_or_else(idle)
     }
 
     fn stand_on_sockets(&mut self, why_not_higher: String) {

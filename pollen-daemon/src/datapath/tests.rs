@@ -46,7 +46,7 @@ impl Told {
 fn loaded() -> Option<XdpProgram> {
     match XdpProgram::load() {
         Ok(program) => Some(program),
-        Err(reason @ (Unavailable::NotBuilt | Unavailable::NotPermitted)) => {
+        Err(reason @ Unavailable::NotPermitted) => {
             assert!(std::env::var_os("PLN_REQUIRE").is_none(), "PLN_REQUIRE is set: {reason}");
             eprintln!("skipped: {reason}");
             None
