@@ -60,3 +60,30 @@ fn the_reference_page_is_what_the_parser_says() {
     let written = std::fs::read_to_string(path).unwrap_or_default();
     assert_eq!(written, page(), "docs/guide/cli.md is stale: PLN_UPDATE=1 cargo test -p pollen-daemon reference");
 }
+
+/// A guide that tells people under attack what to type must not tell them what `pln` does not know.
+#[test]
+fn every_command_of_the_security_guide_is_one() {
+    let guide = include_str!("../../../docs/guide/security.md");
+    let blocks = guide.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let blocks = blocks.flat_map(str::lines).map(|line| line.split('#').next().unwrap_or(line));
+    // What stands in a sentence may leave its arguments out; its words and flags must be there all the same.
+    let prose = guide.split("\n```").step_by(2).flat_map(|text| text.split('`').skip(1).step_by(2));
+    let known = super::Cli::command();
+    let mut parsed = 0;
+    for line in blocks {
+        if let Err(error) = known.clone().try_get_matches_from(line.split_whitespace()) {
+            panic!("{line}: {error}");
+        }
+        parsed += 1;
+    }
+    assert!(parsed >= 5, "{parsed} commands: the blocks are not found any more");
+    for words in prose.map(|code| code.split_whitespace().collect::<Vec<_>>()) {
+        let ["pln", name, ..] = words[..] else { continue };
+        let Some(command) = known.find_subcommand(name) else { panic!("{words:?} is no command") };
+        for flag in words.iter().filter_map(|word| word.strip_prefix("--")) {
+            let has = command.get_arguments().chain(known.get_arguments()).any(|arg| arg.get_long() == Some(flag));
+            assert!(has, "{words:?}: no --{flag}");
+        }
+    }
+}
