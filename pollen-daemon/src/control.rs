@@ -2,7 +2,6 @@
 //! and its client; must not know how the daemon is wired (see [`crate::handle`]).
 //! Invariant: the socket never carries root power, and no request or number of requests grows memory without bound.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -38,7 +37,7 @@ const BUFFER_BYTES: usize = 64 * 1024;
 pub struct Control {
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
-    socket: PathBuf,
+    socket: socket::Made,
 }
 
 impl Control {
@@ -50,6 +49,7 @@ impl Control {
     pub async fn start(daemon: Arc<dyn Daemon>) -> Result<Self, socket::BindError> {
         let dir = daemon.about().dir;
         let listener = socket::bind(&dir)?;
+        let socket = listener.made();
         let exporter = Arc::new(Exporter::new(Arc::clone(&daemon)));
         Arc::clone(&exporter).take_up().await;
         let (stop, stopped) = watch::channel(false);
@@ -59,7 +59,7 @@ impl Control {
         let connections = call::CALLERS_MAX + COMMANDS_MAX;
         let limits = http::Limits { buffer_bytes: BUFFER_BYTES, ..http::Limits::connections(connections) };
         let task = tokio::spawn(http::serve(listener, app, limits, refused, stopped));
-        Ok(Self { stop, task, socket: socket::path(&dir) })
+        Ok(Self { stop, task, socket })
     }
 
     /// Stops accepting, lets answers under way finish within a second, and removes the socket.
@@ -67,9 +67,7 @@ impl Control {
         // The server may have ended by itself; then there is nobody to tell.
         let _ = self.stop.send(true);
         let _ = (&mut self.task).await;
-        if let Err(error) = socket::remove(&self.socket) {
-            tracing::warn!("cannot remove {}: {error}", self.socket.display());
-        }
+        self.socket.remove();
     }
 }
 

@@ -21,6 +21,7 @@ use crate::control::socket::BindError;
 use crate::driver::{self, Driver, DriverError, DriverHandle, Parts};
 use crate::enroll::{self, EnrollError};
 use crate::events::Events;
+use crate::handle::Phase;
 use crate::keys::{self, KeyError};
 use crate::logs::Logs;
 use crate::services::{Services, ServicesConfig};
@@ -286,9 +287,10 @@ async fn up(prepared: Prepared) -> Result<(), RunError> {
     tokio::spawn(memory::keep_trimmed());
     let watching = tokio::spawn(conditions::keep_told(running.clone()));
     let notify = Arc::new(Notify::of_process());
-    let (views, ready) = (handle.views(), notify.clone());
+    let (views, ready, arrived) = (handle.views(), notify.clone(), running.clone());
     let arriving = tokio::spawn(async move {
         arriving::hosts_again(views, arriving::HOSTING_AGAIN_MAX).await;
+        arrived.enters(Phase::Up);
         ready.ready();
     });
     tracing::info!(port, node = %handle.view().me, "up");
@@ -302,6 +304,7 @@ async fn up(prepared: Prepared) -> Result<(), RunError> {
     arriving.abort();
     way_back.abort();
     watching.abort();
+    running.enters(Phase::Leaving);
     notify.stopping();
     let ended = match failed {
         Some(ended) => ended,

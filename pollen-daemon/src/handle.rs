@@ -35,6 +35,8 @@ pub trait Daemon: Send + Sync + 'static {
     }
     /// Facts that do not change while it runs.
     fn about(&self) -> About;
+    /// How far it is.
+    fn phase(&self) -> Phase;
     /// The node's present reading of the cluster.
     fn view(&self) -> Arc<View>;
     /// The same, to be told of changes.
@@ -114,6 +116,16 @@ pub struct Serving {
     pub policy: Policy,
     /// What its publisher should know of it, a sentence each.
     pub warnings: Vec<String>,
+}
+
+/// The parts of a daemon's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It does not serve yet all that it served before.
+    Starting,
+    Up,
+    /// It was asked to end: others take over from it.
+    Leaving,
 }
 
 /// What `why` asks about.

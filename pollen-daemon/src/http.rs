@@ -1,6 +1,7 @@
 //! Serving HTTP/1 to strangers within bounds: so many connections, so long for a head, so long for all of it. Owns the
 //! loop that the control socket and the metrics listener share; knows no route.
-//! Invariant: a client that stops reading or writing costs one place for a bounded time, never more.
+//! Invariant: a client that stops reading or writing costs one place for a bounded time, never more; and one that has
+//! brought no request costs nobody a place.
 
 use std::convert::Infallible;
 use std::io;
@@ -24,10 +25,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use places::{Place, Places};
 use refused::{Refused, Tally};
 use seat::Socket;
 
 pub mod failure;
+mod places;
 pub mod refused;
 pub mod seat;
 
@@ -44,8 +47,12 @@ const CLOSE: HeaderValue = HeaderValue::from_static("close");
 /// What strangers may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at a time; further clients wait to be accepted.
+    /// Connections at a time. A further one takes the place of the oldest that has brought no request yet; where there
+    /// is none, it waits.
     pub connections: usize,
+    /// After so long a client that was answered gives way to a further one as well. Only where nothing is lost by it,
+    /// for whoever is cut cannot tell what became of its request.
+    pub spare_readers: Option<Duration>,
     /// How long a client may take over its request's head.
     pub head: Duration,
     /// How long one exchange may take in all, unless it is a stream.
@@ -60,6 +67,7 @@ impl Limits {
     pub const fn connections(connections: usize) -> Self {
         Self {
             connections,
+            spare_readers: None,
             head: Duration::from_secs(5),
             exchange: Duration::from_secs(60),
             buffer_bytes: BUFFER_BYTES,
@@ -74,19 +82,20 @@ pub struct Endless;
 /// Where connections come from.
 pub trait Accept: Send + 'static {
     type Io: Socket;
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Io>> + Send;
+    /// Loses nothing when it is dropped half-way.
+    fn accept(&mut self) -> impl Future<Output = io::Result<Self::Io>> + Send;
 }
 
 impl Accept for UnixListener {
     type Io = tokio::net::UnixStream;
-    async fn accept(&self) -> io::Result<Self::Io> {
+    async fn accept(&mut self) -> io::Result<Self::Io> {
         Self::accept(self).await.map(|(io, _)| io)
     }
 }
 
 impl Accept for TcpListener {
     type Io = tokio::net::TcpStream;
-    async fn accept(&self) -> io::Result<Self::Io> {
+    async fn accept(&mut self) -> io::Result<Self::Io> {
         Self::accept(self).await.map(|(io, _)| io)
     }
 }
@@ -177,39 +186,36 @@ impl Pace {
 
 /// Serves `app` within `limits` until `stop` turns true or is dropped. Whoever is turned away is counted in `refused`.
 pub async fn serve(
-    listener: impl Accept,
+    mut listener: impl Accept,
     app: impl App,
     limits: Limits,
     refused: Arc<Tally>,
     stop: watch::Receiver<bool>,
 ) {
-    let places = Arc::new(Semaphore::new(limits.connections));
+    let places = Places::new(limits.connections, limits.spare_readers, Arc::clone(&refused));
     let mut connections = JoinSet::new();
     let mut stopping = stop.clone();
     let mut stopped = pin!(async move { stopping.wait_for(|stop| *stop).await.map(|_| ()) });
     loop {
-        let accepted = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, listener.accept().await)
-        };
-        let (place, io) = tokio::select! {
-            accepted = accepted => accepted,
+        // Accepted before there is a place for it: whoever holds one for nothing is found out only by others that come.
+        let io = tokio::select! {
+            accepted = listener.accept() => accepted,
             _ = &mut stopped => break,
             Some(_) = connections.join_next() => continue,
         };
-        match io {
-            Ok(io) => {
-                let seated = seated(io, app.clone(), limits, Arc::clone(&refused), stop.clone());
-                connections.spawn(async move {
-                    seated.await;
-                    drop(place);
-                });
-            }
+        let io = match io {
+            Ok(io) => io,
             Err(error) => {
                 tracing::warn!("cannot accept a connection: {error}");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
             }
-        }
+        };
+        let place = tokio::select! {
+            place = places.take() => place,
+            _ = &mut stopped => break,
+        };
+        connections.spawn(seated(io, place, app.clone(), limits, Arc::clone(&refused), stop.clone()));
     }
     let finish = async { while connections.join_next().await.is_some() {} };
     // What is still open after that (followers of events, callers between two calls) is cut when the set is dropped.
@@ -217,30 +223,39 @@ pub async fn serve(
 }
 
 /// Serves a connection where its app wants it served.
-async fn seated<A: App>(io: impl Socket, app: A, limits: Limits, refused: Arc<Tally>, stop: watch::Receiver<bool>) {
+async fn seated<A: App>(
+    io: impl Socket,
+    place: Place,
+    app: A,
+    limits: Limits,
+    refused: Arc<Tally>,
+    stop: watch::Receiver<bool>,
+) {
     if !A::SEATS {
-        return connection(io, app, limits, refused, stop).await;
+        return connection(io, place, app, limits, refused, stop).await;
     }
     let mut stopping = stop.clone();
     let beginning = tokio::select! {
         beginning = tokio::time::timeout(limits.head, seat::beginning(&io)) => beginning,
+        () = place.given_up() => return,
         _ = stopping.wait_for(|stop| *stop) => return,
     };
     // A connection that cannot be looked at cannot be served either: reading it finds out why.
     let Ok(beginning) = beginning else { return refused.count(Refused::HeadSlow) };
     let Some(runtime) = beginning.ok().and_then(|beginning| app.seat(&beginning)) else {
-        return connection(io, app, limits, refused, stop).await;
+        return connection(io, place, app, limits, refused, stop).await;
     };
     let Ok(io) = io.moved(&runtime) else { return refused.count(Refused::BrokenOff) };
     // A set of one: it ends its task when it is dropped.
     let mut there = JoinSet::new();
-    there.spawn_on(connection(io, app, limits, refused, stop), &runtime);
+    there.spawn_on(connection(io, place, app, limits, refused, stop), &runtime);
     there.join_next().await;
 }
 
 /// What a connection's exchanges share.
 struct Shared<A> {
     app: A,
+    place: Place,
     pace: Pace,
     exchange: Duration,
     refused: Arc<Tally>,
@@ -252,6 +267,7 @@ struct Shared<A> {
 /// All exchanges of one connection.
 async fn connection(
     io: impl Socket,
+    place: Place,
     app: impl App,
     limits: Limits,
     refused: Arc<Tally>,
@@ -260,6 +276,7 @@ async fn connection(
     let stopped = async move { stop.wait_for(|stop| *stop).await.map(|_| ()) };
     let shared = Arc::new(Shared {
         app,
+        place,
         pace: Pace::new(limits.exchange),
         exchange: limits.exchange,
         refused,
@@ -282,10 +299,12 @@ async fn connection(
     let broken = tokio::select! {
         ended = &mut connection => ended,
         () = shared.pace.over() => return shared.too_slow(),
+        () = shared.place.given_up() => return,
         _ = stopped => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 ended = &mut connection => ended,
+                () = shared.place.given_up() => return,
                 () = shared.pace.over() => return shared.too_slow(),
             }
         }
@@ -319,6 +338,10 @@ impl<A> Shared<A> {
 }
 
 async fn exchange<A: App>(shared: &Shared<A>, request: Request<Incoming>) -> Response {
+    if !shared.place.begins() {
+        // Its connection is about to be cut, and what was not begun must not be.
+        std::future::pending::<()>().await;
+    }
     shared.answered.store(false, Ordering::Relaxed);
     shared.told.store(false, Ordering::Relaxed);
     shared.pace.allow(shared.exchange);
@@ -331,6 +354,7 @@ async fn exchange<A: App>(shared: &Shared<A>, request: Request<Incoming>) -> Res
         shared.told.store(true, Ordering::Relaxed);
     }
     shared.answered.store(true, Ordering::Relaxed);
+    shared.place.answered();
     if after == After::Close {
         response.headers_mut().insert(CONNECTION, CLOSE);
     }

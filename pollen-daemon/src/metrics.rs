@@ -1,5 +1,5 @@
-//! `/metrics` for Prometheus: when it is asked, one reading of the daemon becomes text. Owns the listener and the
-//! families, whose names are contract (`docs/guide/metrics.md`); keeps no counter of its own.
+//! `/metrics` for Prometheus: when it is asked, one reading of the daemon becomes text; `/ready` for whoever balances
+//! load, and `/` for people. Owns the listener and the families, whose names are contract (`docs/guide/metrics.md`); keeps no counter of its own.
 //! Invariant: cardinality is bounded, whatever the cluster's size.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -10,7 +10,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{Html, IntoResponse as _, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
@@ -23,13 +23,17 @@ use crate::http::failure::{Code, Failure};
 use crate::http::refused::{Refused, Tallies};
 
 mod families;
+mod ready;
 #[cfg(test)]
 mod tests;
 
-/// Scrapers served at a time: a pair of Prometheus servers and a curious person, with room.
-const CONNECTIONS_MAX: usize = 16;
-/// Connections that wait to be accepted.
-const BACKLOG: i32 = 16;
+/// Scrapers served at a time: a pair of Prometheus servers and a few curious people, with room.
+const CONNECTIONS_MAX: usize = 32;
+/// How long a scraper that was answered keeps its place where others want it: a page goes through within a round trip
+/// or a few, and the next scrape makes up for one that was cut.
+const READING_SPARED: Duration = Duration::from_secs(1);
+/// Connections that wait to be accepted: each is accepted at once, so more than a burst never do.
+const BACKLOG: i32 = 128;
 /// How long to wait before a taken address is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
@@ -133,16 +137,27 @@ impl Exporter {
 
     fn spawn(&self, at: SocketAddr, listener: TcpListener) -> Listening {
         let app = Router::new()
+            .route("/", get(async || Html(FRONT)))
             .route("/metrics", get(scrape))
+            .route("/ready", get(ready::answer))
             .fallback(async || Refused::Route.mark(StatusCode::NOT_FOUND.into_response()))
             .method_not_allowed_fallback(async || Refused::Method.mark(StatusCode::METHOD_NOT_ALLOWED.into_response()))
             .with_state(Arc::clone(&self.shown));
         let refused = Arc::clone(&self.shown.refused.metrics);
-        let limits = http::Limits::connections(CONNECTIONS_MAX);
+        let limits = http::Limits {
+            spare_readers: Some(READING_SPARED),
+            ..http::Limits::connections(CONNECTIONS_MAX)
+        };
         let (stop, stopped) = watch::channel(false);
         Listening { at, _stop: stop, task: tokio::spawn(http::serve(listener, app, limits, refused, stopped)) }
     }
 }
+
+/// What a person finds who opens the port. The same for all: it says nothing of the node.
+const FRONT: &str = "<!doctype html><html lang=en><meta charset=utf-8><title>pln</title><h1>pln</h1><ul>\
+<li><a href=/metrics>/metrics</a>: numbers for Prometheus\
+<li><a href=/ready>/ready</a>: 200 while this node is part of the mesh, otherwise 503\
+</ul></html>\n";
 
 async fn scrape(State(shown): State<Arc<Shown>>) -> Response {
     match families::text(&*shown.daemon, &shown.refused) {

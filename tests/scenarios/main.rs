@@ -15,6 +15,7 @@ mod lab;
 mod links;
 mod lost;
 mod operate;
+mod ports;
 mod partition;
 mod pauses;
 mod policies;

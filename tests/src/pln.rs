@@ -219,11 +219,23 @@ impl Pln {
     /// # Errors
     /// If there is none, or it does not end well and in time.
     pub fn terminate(&mut self) -> Result<Duration> {
+        self.end_by(libc::SIGTERM)
+    }
+
+    /// Ends the daemon as a terminal does that is closed, with SIGHUP, and waits.
+    ///
+    /// # Errors
+    /// As [`Pln::terminate`].
+    pub fn hang_up(&mut self) -> Result<Duration> {
+        self.end_by(libc::SIGHUP)
+    }
+
+    fn end_by(&mut self, signal: libc::c_int) -> Result<Duration> {
         let mut daemon = self.daemon.take().with_context(|| format!("{} is not up", self.host.name()))?;
         let started = Instant::now();
         let pid = libc::pid_t::try_from(daemon.id())?;
         // SAFETY: a plain system call; the process is our child and not yet waited for, so the number is its own.
-        unsafe { libc::kill(pid, libc::SIGTERM) };
+        unsafe { libc::kill(pid, signal) };
         let status = process::wait(&mut daemon, TERMINATE_DEADLINE)?;
         ensure!(status.success(), "{} ended with {status}:\n{}", self.host.name(), self.log_tail());
         Ok(started.elapsed())

@@ -25,7 +25,7 @@ use crate::driver::DriverHandle;
 use crate::enroll::way_back::WayBack;
 use crate::events::EventRecord;
 use crate::events::{EVENTS_KEPT_MAX, Events};
-use crate::handle::{Answer, Daemon, SeedProgress, SeedRequest, Seeded, Serving, Subject, Unseeded};
+use crate::handle::{Answer, Daemon, Phase, SeedProgress, SeedRequest, Seeded, Serving, Subject, Unseeded};
 use crate::logs::Logs;
 use crate::nearest::or_meant;
 use crate::services::{Connect, Disconnect, Listener, Serve, ServiceRef};
@@ -79,6 +79,7 @@ pub(super) struct Running {
     unanswered: Arc<Mutex<Vec<Export>>>,
     /// Why metrics are off though they are set.
     metrics_wait: Arc<Mutex<Option<String>>>,
+    phase: Arc<Mutex<Phase>>,
     stop: watch::Sender<bool>,
 }
 
@@ -101,6 +102,7 @@ impl Running {
             noted: Arc::default(),
             unanswered: Arc::default(),
             metrics_wait: Arc::default(),
+            phase: Arc::new(Mutex::new(Phase::Starting)),
             stop: watch::Sender::new(false),
             parts: Arc::new(parts),
         }
@@ -110,6 +112,10 @@ impl Running {
     pub(super) async fn stop_requested(&self) {
         // The sender is our own field: it cannot be gone.
         let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
+    }
+
+    pub(super) fn enters(&self, phase: Phase) {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
     }
 
     pub(super) fn settings_now(&self) -> Settings {
@@ -407,6 +413,10 @@ impl Daemon for Running {
             started: self.started,
             public: self.parts.settings.public,
         }
+    }
+
+    fn phase(&self) -> Phase {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn view(&self) -> Arc<View> {

@@ -12,7 +12,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::config::LiveSettings;
 use crate::events::EventRecord;
-use crate::handle::{Answer, Daemon, SeedProgress, SeedRequest, SeedStage, Seeded, Serving, Subject, Unseeded};
+use crate::handle::{Answer, Daemon, Phase, SeedProgress, SeedRequest, SeedStage, Seeded, Serving, Subject, Unseeded};
 use crate::services::{Connect, Disconnect, Listener, Serve, ServiceRef};
 use crate::status::{About, HeldModule, Numbers};
 use crate::status::{Troubles, sample};
@@ -40,6 +40,9 @@ pub(crate) struct Asked {
     pub(crate) refuse_settings: bool,
     pub(crate) metrics_wait: Option<String>,
     pub(crate) shutdown: bool,
+    /// What it says of itself; up unless a test sets otherwise.
+    pub(crate) phase: Option<Phase>,
+    pub(crate) troubles: Troubles,
 }
 
 impl Fake {
@@ -87,6 +90,10 @@ impl Daemon for Fake {
         About { dir: self.dir.clone(), ..sample::about() }
     }
 
+    fn phase(&self) -> Phase {
+        self.asked().phase.unwrap_or(Phase::Up)
+    }
+
     fn view(&self) -> Arc<View> {
         Arc::clone(&self.view.borrow())
     }
@@ -104,7 +111,7 @@ impl Daemon for Fake {
     }
 
     fn troubles(&self) -> Troubles {
-        Troubles::default()
+        self.asked().troubles.clone()
     }
 
     fn command(&self, command: Command) -> Answer<'_, Reply> {

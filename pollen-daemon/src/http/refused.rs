@@ -17,6 +17,8 @@ pub enum Refused {
     HeadTooLarge,
     /// The request's line and headers did not come in time.
     HeadSlow,
+    /// It had brought no request when all places were taken and another client came; or it did not read its answer.
+    Displaced,
     /// The client went away before the exchange was over.
     BrokenOff,
     /// The exchange took longer than any of ours does: a client that does not read.
@@ -45,10 +47,11 @@ pub enum Refused {
 
 impl Refused {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::HeadMalformed,
         Self::HeadTooLarge,
         Self::HeadSlow,
+        Self::Displaced,
         Self::BrokenOff,
         Self::ExchangeSlow,
         Self::Route,
@@ -70,6 +73,7 @@ impl Refused {
             Self::HeadMalformed => "head_malformed",
             Self::HeadTooLarge => "head_too_large",
             Self::HeadSlow => "head_slow",
+            Self::Displaced => "displaced",
             Self::BrokenOff => "broken_off",
             Self::ExchangeSlow => "exchange_slow",
             Self::Route => "route",
@@ -155,6 +159,6 @@ mod tests {
         let counted: std::collections::BTreeMap<&str, u64> =
             tally.counted().map(|(reason, n)| (reason.label(), n)).collect();
         assert_eq!(counted.len(), Refused::ALL.len());
-        assert_eq!(counted["uploads"], 15);
+        assert_eq!(counted["uploads"], 16);
     }
 }
