@@ -192,7 +192,7 @@ pub async fn serve(
     refused: Arc<Tally>,
     stop: watch::Receiver<bool>,
 ) {
-    let places = Places::new(limits.connections, limits.spare_readers, Arc::clone(&refused));
+    let places = Places::new(limits.connections, places::WAITING_SPARED, limits.spare_readers, Arc::clone(&refused));
     let mut connections = JoinSet::new();
     let mut stopping = stop.clone();
     let mut stopped = pin!(async move { stopping.wait_for(|stop| *stop).await.map(|_| ()) });

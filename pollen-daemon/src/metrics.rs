@@ -22,6 +22,8 @@ use crate::http;
 use crate::http::failure::{Code, Failure};
 use crate::http::refused::{Refused, Tallies};
 
+#[cfg(test)]
+mod examples;
 mod families;
 mod ready;
 #[cfg(test)]
@@ -144,10 +146,7 @@ impl Exporter {
             .method_not_allowed_fallback(async || Refused::Method.mark(StatusCode::METHOD_NOT_ALLOWED.into_response()))
             .with_state(Arc::clone(&self.shown));
         let refused = Arc::clone(&self.shown.refused.metrics);
-        let limits = http::Limits {
-            spare_readers: Some(READING_SPARED),
-            ..http::Limits::connections(CONNECTIONS_MAX)
-        };
+        let limits = http::Limits { spare_readers: Some(READING_SPARED), ..http::Limits::connections(CONNECTIONS_MAX) };
         let (stop, stopped) = watch::channel(false);
         Listening { at, _stop: stop, task: tokio::spawn(http::serve(listener, app, limits, refused, stopped)) }
     }
@@ -160,7 +159,8 @@ const FRONT: &str = "<!doctype html><html lang=en><meta charset=utf-8><title>pln
 </ul></html>\n";
 
 async fn scrape(State(shown): State<Arc<Shown>>) -> Response {
-    match families::text(&*shown.daemon, &shown.refused) {
+    let text = families::text(&*shown.daemon, &shown.refused).and_then(|text| Ok(text + &families::process_text()?));
+    match text {
         Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => Failure::new(Code::Failed, format!("cannot encode the metrics: {error}")).into_response(),
     }

@@ -26,7 +26,7 @@ pub fn pln() -> &'static PathBuf {
 /// If cargo fails: it has told why.
 pub fn build(profile: &str) -> Result<PathBuf> {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--package", "pollen-daemon", "--bin", "pln", "--profile", profile])
+        .args(["build", "--locked", "--package", "pollen-daemon", "--bin", "pln", "--profile", profile])
         .args(["--message-format", "json-render-diagnostics"])
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .stderr(Stdio::inherit())

@@ -37,7 +37,7 @@ pub fn run(flags: &Flags) -> Result<()> {
     // Once for all: the scenarios would each ask cargo.
     let pln = binary::build("dev")?;
     let mut test = shell::cargo();
-    test.args(["test", "--workspace", "--features", "pollen-common/sim"])
+    test.args(["test", "--locked", "--workspace", "--features", "pollen-common/sim"])
         .env("PLN_BIN", &pln)
         .env("PLN_SEEDS", &seeds.dir);
     shell::run(&mut test)?;

@@ -12,12 +12,16 @@ use tokio::time::Instant;
 
 use super::refused::{Refused, Tally};
 
-/// How often a newcomer looks again whether a reader has had its time: nothing tells it.
-const LOOK_AGAIN_EVERY: Duration = Duration::from_millis(100);
+/// How long a client keeps its place in any case: its request is on the way as a rule, or here and not yet read, when
+/// many come at once.
+pub(super) const WAITING_SPARED: Duration = Duration::from_millis(200);
+/// How often a newcomer looks again whether somebody has had its time: nothing tells it.
+const LOOK_AGAIN_EVERY: Duration = Duration::from_millis(50);
 
 /// The places of a listener.
 pub(super) struct Places {
     most: usize,
+    spare_waiting: Duration,
     spare_readers: Option<Duration>,
     refused: Arc<Tally>,
     held: Mutex<Held>,
@@ -38,10 +42,10 @@ struct Open {
 }
 
 /// How far a connection has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 enum Stage {
-    /// It has not brought its first request yet.
-    Waits,
+    /// It has not brought its first request yet, and came then.
+    Waits(Instant),
     /// A request is being carried out.
     Begun,
     /// There is an answer, since then; whether it is being read, nobody knows.
@@ -56,10 +60,15 @@ pub(super) struct Place {
 }
 
 impl Places {
-    /// With room for `most`; whoever gives way is counted in `refused`. A connection that was answered gives way too,
-    /// after `spare_readers`, if that is given.
-    pub(super) fn new(most: usize, spare_readers: Option<Duration>, refused: Arc<Tally>) -> Arc<Self> {
-        Arc::new(Self { most, spare_readers, refused, held: Mutex::default(), changed: Notify::new() })
+    /// With room for `most`; whoever gives way is counted in `refused`. A connection that brings nothing does so after
+    /// `spare_waiting`, and one that was answered after `spare_readers`, if that is given.
+    pub(super) fn new(
+        most: usize,
+        spare_waiting: Duration,
+        spare_readers: Option<Duration>,
+        refused: Arc<Tally>,
+    ) -> Arc<Self> {
+        Arc::new(Self { most, spare_waiting, spare_readers, refused, held: Mutex::default(), changed: Notify::new() })
     }
 
     /// A place, that of another if need be; waits where nobody can be asked to give way.
@@ -76,14 +85,14 @@ impl Places {
     fn try_take(self: &Arc<Self>) -> Option<Place> {
         let mut held = self.held();
         if held.open.len() >= self.most {
-            let given_up = held.gives_way(self.spare_readers)?;
+            let given_up = held.gives_way(self.spare_waiting, self.spare_readers)?;
             // It finds out by not being there any more, wherever it is.
             held.open.remove(&given_up).inspect(|open| open.cut.notify_one());
             self.refused.count(Refused::Displaced);
         }
         let (number, cut) = (held.next, Arc::new(Notify::new()));
         held.next += 1;
-        held.open.insert(number, Open { stage: Stage::Waits, cut: Arc::clone(&cut) });
+        held.open.insert(number, Open { stage: Stage::Waits(Instant::now()), cut: Arc::clone(&cut) });
         Some(Place { number, cut, places: Arc::clone(self) })
     }
 
@@ -94,11 +103,11 @@ impl Places {
 
 impl Held {
     /// Who has waited longest for nothing.
-    fn gives_way(&self, spare_readers: Option<Duration>) -> Option<u64> {
+    fn gives_way(&self, spare_waiting: Duration, spare_readers: Option<Duration>) -> Option<u64> {
         let oldest = |gives: &dyn Fn(Stage) -> bool| {
             self.open.iter().find(|(_, open)| gives(open.stage)).map(|(number, _)| *number)
         };
-        oldest(&|stage| stage == Stage::Waits).or_else(|| {
+        oldest(&|stage| matches!(stage, Stage::Waits(since) if since.elapsed() >= spare_waiting)).or_else(|| {
             let spared = spare_readers?;
             oldest(&|stage| matches!(stage, Stage::Answered(since) if since.elapsed() >= spared))
         })
@@ -140,7 +149,14 @@ mod tests {
 
     fn places(most: usize, spare_readers: Option<Duration>) -> (Arc<Places>, Arc<Tally>) {
         let refused = Arc::new(Tally::default());
-        (Places::new(most, spare_readers, Arc::clone(&refused)), refused)
+        (Places::new(most, Duration::ZERO, spare_readers, Arc::clone(&refused)), refused)
+    }
+
+    #[tokio::test]
+    async fn a_client_that_came_just_now_keeps_its_place() {
+        let places = Places::new(1, Duration::from_secs(3600), None, Arc::default());
+        let _first = places.try_take().expect("there is room");
+        assert!(places.try_take().is_none(), "its request may be on the way");
     }
 
     #[tokio::test]

@@ -1,10 +1,12 @@
 //! The metric families: their names, what they mean, and where in a reading their values are. Owns names and labels,
 //! which are contract. Invariant: names and label values never come from a peer unbounded.
 
+mod machines;
 mod seeds;
 
 use pollen_common::views::{Liveness, Protocol, View};
 use prometheus::core::{AtomicF64, AtomicU64, GenericCounterVec, GenericGaugeVec};
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{Opts, Registry, TextEncoder};
 
 use crate::datapath::DatapathNumbers;
@@ -26,12 +28,20 @@ pub(super) fn text(daemon: &dyn Daemon, refused: &Tallies) -> prometheus::Result
     process(&scrape, daemon)?;
     cluster(&scrape, daemon, &numbers)?;
     conditions(&scrape, daemon)?;
+    machines::machines(&scrape, daemon)?;
     peers(&scrape, &daemon.view(), &numbers.peers)?;
     services(&scrape, &numbers)?;
     seeds::seeds(&scrape, &daemon.view(), &numbers.seeds)?;
     happenings(&scrape, &numbers)?;
     turned_away(&scrape, refused)?;
     TextEncoder::new().encode_to_string(&scrape.registry.gather())
+}
+
+/// What the kernel says of this process, under the names that every exporter gives it.
+pub(super) fn process_text() -> prometheus::Result<String> {
+    let registry = Registry::new();
+    registry.register(Box::new(ProcessCollector::for_self()))?;
+    TextEncoder::new().encode_to_string(&registry.gather())
 }
 
 /// One scrape under way. Families are made anew for each: what a departed peer counted must not linger.

@@ -1,20 +1,32 @@
 //! What a scrape says, and that the guide says what it means.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use pollen_common::node::Signs;
+use pollen_common::time::UnixMs;
 
 use super::families;
+use crate::handle::Daemon as _;
 use crate::handle::fake::Fake;
 use crate::http::refused::{Refused, Tallies};
 use crate::services;
-use crate::status::Code;
+use crate::status::{Code, sample};
 use crate::transport::DropReason;
 
-fn scraped() -> String {
+pub(super) fn scraped() -> String {
     let dir = std::path::Path::new("/nowhere");
     let refused = Tallies::default();
     refused.control.count(Refused::HeadMalformed);
     refused.metrics.count(Refused::Route);
-    families::text(&*Fake::new(dir), &refused).expect("the sample encodes")
+    let fake = Fake::new(dir);
+    let signs = Signs { clocks: [(sample::key(2), -7250)].into(), ..Signs::default() };
+    fake.asked().troubles.signs = Arc::new(signs);
+    let mut view = (*fake.view()).clone();
+    let me = view.me;
+    view.nodes.get_mut(&me).expect("it stands").member.rights.expires = Some(UnixMs(sample::NOW.0 + 30 * 86_400_000));
+    fake.sees(view);
+    families::text(&*fake, &refused).expect("the sample encodes")
 }
 
 #[test]
@@ -25,11 +37,14 @@ fn a_scrape_of_the_sample_cluster() {
 #[test]
 fn every_metric_is_documented_and_every_documented_metric_exists() {
     let guide = include_str!("../../../docs/guide/metrics.md");
-    let scraped = scraped();
-    let exported: BTreeSet<&str> =
-        scraped.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
-    let documented = first_cells(guide).filter(|cell| cell.starts_with("pln_")).collect();
-    assert_eq!(exported, documented);
+    let scraped = scraped() + &families::process_text().expect("the kernel says it");
+    let documented = first_cells(guide).filter(|cell| cell.starts_with("pln_") || cell.starts_with("process_"));
+    assert_eq!(names_of(&scraped), documented.collect());
+}
+
+/// The families of a scrape.
+pub(super) fn names_of(scraped: &str) -> BTreeSet<&str> {
+    scraped.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect()
 }
 
 /// What stands in backquotes at the beginning of the rows of tables, without labels.
