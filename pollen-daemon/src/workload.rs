@@ -87,8 +87,9 @@ pub trait World: Send + Sync + 'static {
 /// Why a call that began here gave no output. Each limit names itself.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    #[error("it has no function {0}")]
-    NoFunction(String),
+    /// With the functions that there are, in words.
+    #[error("it has no function {function}; {known}")]
+    NoFunction { function: String, known: String },
     #[error("no instance is free: {0} run already")]
     PoolFull(usize),
     #[error("the input of {bytes} bytes is over the limit of {max}")]
@@ -115,13 +116,31 @@ pub enum CallError {
     Failed(String),
 }
 
+/// Names that are shown of the functions that there are: enough for a module by hand, and a few lines of a terminal.
+const KNOWN_SHOWN_MAX: usize = 16;
+/// Of each: compilers export names of any length. What is still too long for an answer, its remark cuts.
+const KNOWN_NAME_CHARS_MAX: usize = 64;
+
 impl CallError {
+    /// There is no such function, but there are these.
+    #[must_use]
+    pub fn no_function(function: String, functions: &[String]) -> Self {
+        let shorten = |name: &String| name.chars().take(KNOWN_NAME_CHARS_MAX).collect::<String>();
+        let shown: Vec<String> = functions.iter().take(KNOWN_SHOWN_MAX).map(shorten).collect();
+        let known = match functions.len().saturating_sub(shown.len()) {
+            0 if shown.is_empty() => "it has none that can be called".to_owned(),
+            0 => format!("it has {}", shown.join(", ")),
+            more => format!("it has {}, and {more} more (`pln inspect` lists them)", shown.join(", ")),
+        };
+        Self::NoFunction { function, known }
+    }
+
     /// Whether nothing of the guest has run, so that the call may be made elsewhere.
     #[must_use]
     pub const fn never_ran(&self) -> bool {
         matches!(
             self,
-            Self::NoFunction(_) | Self::PoolFull(_) | Self::InputTooLarge { .. } | Self::NodeMemory { ran: false, .. }
+            Self::NoFunction { .. } | Self::PoolFull(_) | Self::InputTooLarge { .. } | Self::NodeMemory { ran: false, .. }
         )
     }
 
@@ -129,7 +148,7 @@ impl CallError {
     #[must_use]
     pub const fn label(&self) -> &'static str {
         match self {
-            Self::NoFunction(_) => "no_function",
+            Self::NoFunction { .. } => "no_function",
             Self::PoolFull(_) => "pool_full",
             Self::InputTooLarge { .. } => "input_too_large",
             Self::OutputTooLarge { .. } => "output_too_large",

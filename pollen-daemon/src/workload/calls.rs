@@ -66,6 +66,9 @@ pub trait Instance: Send + Sync {
     /// Whether it has a function of this name.
     fn has(&self, function: &str) -> bool;
 
+    /// Every function that can be called.
+    fn functions(&self) -> &[String];
+
     /// Whether its publisher said that an output which reads as a tail call is one.
     fn tail_calls(&self) -> bool;
 

@@ -192,7 +192,7 @@ impl Ready {
         world: Arc<dyn World>,
     ) -> Result<Bytes, CallError> {
         let Some(entry) = self.entries.get(&invocation.function).copied() else {
-            return Err(CallError::NoFunction(invocation.function));
+            return Err(CallError::no_function(invocation.function, &self.functions));
         };
         let input = std::mem::take(&mut invocation.input);
         if input.len() > BODY_BYTES_MAX {

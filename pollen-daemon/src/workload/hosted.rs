@@ -153,6 +153,10 @@ impl Instance for Running {
         self.guest.has(function)
     }
 
+    fn functions(&self) -> &[String] {
+        self.guest.functions()
+    }
+
     fn tail_calls(&self) -> bool {
         self.guest.version().tail_calls
     }

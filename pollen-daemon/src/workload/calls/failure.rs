@@ -136,7 +136,7 @@ impl Failure {
     /// What a failed run is answered with.
     pub(super) fn of_run(error: &CallError, by: NodeKey) -> Self {
         let status = match error {
-            CallError::NoFunction(_) => Status::NoFunction,
+            CallError::NoFunction { .. } => Status::NoFunction,
             CallError::PoolFull(_) | CallError::NodeMemory { ran: false, .. } => Status::Busy,
             CallError::InputTooLarge { .. } => Status::InputTooLarge,
             CallError::Deadline => Status::Deadline,

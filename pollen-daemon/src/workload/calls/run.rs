@@ -84,7 +84,7 @@ async fn instance(
         failure
     };
     if !begun.instance.has(&ask.function) {
-        return Err(failed(CallError::NoFunction(ask.function.clone())));
+        return Err(failed(CallError::no_function(ask.function.clone(), begun.instance.functions())));
     }
     let nested = !ask.caller.path.is_empty();
     let pass = shared.admission.enter(begun.version, ask.caller.peer, nested, ask.deadline).await;

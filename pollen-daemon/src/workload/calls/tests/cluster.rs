@@ -52,6 +52,10 @@ impl Instance for Running {
         function != "missing"
     }
 
+    fn functions(&self) -> &[String] {
+        &[]
+    }
+
     fn tail_calls(&self) -> bool {
         self.1
     }

@@ -39,7 +39,7 @@ async fn every_limit_of_a_guest_names_itself_and_the_next_call_works() {
         ("allocate", CallError::Memory { max_bytes: 8 * MIB }),
         ("hoard", CallError::Blocks { max_bytes: KERNEL_BYTES_MAX }),
         ("shout", CallError::OutputTooLarge { bytes: 40_000_000, max: BODY_BYTES_MAX }),
-        ("absent", CallError::NoFunction("absent".into())),
+        ("absent", CallError::no_function("absent".into(), guest.functions())),
     ] {
         assert_eq!(call(&guest, function, b"").await, Err(error));
         assert_eq!(call(&guest, "fine", b"").await.as_deref(), Ok(&b""[..]), "after {function}");
@@ -146,4 +146,20 @@ async fn all_guests_together_keep_to_the_nodes_budget() {
     let error = call(&guest, "fine", b"").await.expect_err("there is no room");
     assert_eq!(error, CallError::NodeMemory { max_bytes: MIB, ran: false });
     assert!(error.never_ran());
+}
+
+#[tokio::test]
+async fn a_function_that_is_missing_is_answered_with_those_there_are_and_no_more_than_a_few() {
+    let stage = Stage::new();
+    let two = r#"(func (export "one") (result i32) (i32.const 0)) (func (export "two") (result i32) (i32.const 0))"#;
+    let guest = stage.guest(&text("", two)).await;
+    let said = call(&guest, "absent", b"").await.expect_err("it is absent").to_string();
+    assert_eq!(said, "it has no function absent; it has one, two");
+
+    let none = CallError::no_function("absent".into(), &[]).to_string();
+    assert_eq!(none, "it has no function absent; it has none that can be called");
+
+    let many: Vec<String> = (0..1000).map(|n| format!("{n}{}", "x".repeat(500))).collect();
+    let said = CallError::no_function("absent".into(), &many).to_string();
+    assert!(said.len() < 1300 && said.contains("and 984 more"), "{said}");
 }

@@ -36,7 +36,7 @@ async fn whatever_a_guest_hands_over_again_and_again_takes_no_room() {
         again("log_long", 3000, "(call $info (call $alloc (i64.const 60000)))"),
         again("log_often", 200_000, "(call $info (call $alloc (i64.const 1000)))"),
         again("keep", 400, "(call $set (call $hand (i32.const 0) (i32.const 3)) (call $alloc (i64.const 500000)))"),
-        again("look_up", 200_000, "(drop (call $config (call $alloc (i64.const 200))))"),
+        again("look_up", 800_000, "(drop (call $config (call $alloc (i64.const 200))))"),
         again("read", 200_000, "(drop (call $get (call $alloc (i64.const 1000))))"),
     ];
     let guest = stage.guest(&text(TALKATIVE, &body.concat())).await;
