@@ -140,7 +140,10 @@ impl CallError {
     pub const fn never_ran(&self) -> bool {
         matches!(
             self,
-            Self::NoFunction { .. } | Self::PoolFull(_) | Self::InputTooLarge { .. } | Self::NodeMemory { ran: false, .. }
+            Self::NoFunction { .. }
+                | Self::PoolFull(_)
+                | Self::InputTooLarge { .. }
+                | Self::NodeMemory { ran: false, .. }
         )
     }
 
