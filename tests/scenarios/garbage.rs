@@ -47,9 +47,10 @@ fn garbage_at_the_udp_port_is_counted_by_reason_and_disturbs_nobody() {
             // A relay frame, a probe, QUIC with a long and with a short header, or anything.
             *first = *[0x01, 0x02, 0xc0, 0x40, *first].get(usize::try_from(packet % 5).unwrap()).unwrap();
         }
-        if packet % 10 == 0 {
+        if packet % 10 == 0 && bytes.len() > 8 {
             // A frame of this version, of no circuit that there is.
-            bytes.iter_mut().skip(1).take(3).for_each(|reserved| *reserved = 0);
+            let [high, low] = u16::try_from(bytes.len() - 8).unwrap().to_be_bytes();
+            bytes[1..4].copy_from_slice(&[0, high, low]);
         }
         // The kernel may refuse for want of a buffer; enough others get through.
         let _refused = socket.send_to(&bytes, to);

@@ -5,6 +5,7 @@ mod call;
 mod idle;
 mod link;
 mod path;
+mod relay;
 mod tunnel;
 
 use std::path::PathBuf;
@@ -25,6 +26,8 @@ pub enum What {
     Link(link::Flags),
     /// A file straight and through a relay, by turns: goodput, round trip, processors
     Path(path::Flags),
+    /// A file and small requests through a relay, on each rung of its datapath: goodput, processors, round trip
+    Relay(relay::Flags),
     /// Memory, CPU and traffic of an idle cluster; start; size; time until a death is known
     Idle(idle::Flags),
 }
@@ -36,6 +39,7 @@ pub fn run(what: &What) -> Result<()> {
         What::Call(flags) => call::run(flags),
         What::Link(flags) => link::run(flags),
         What::Path(flags) => path::run(flags),
+        What::Relay(flags) => relay::run(flags),
         What::Idle(flags) => idle::run(flags),
     }
 }

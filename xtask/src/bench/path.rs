@@ -35,7 +35,7 @@ const SWITCHED_DEADLINE: Duration = Duration::from_secs(60);
 /// A service that is not known by then is not coming.
 const UP_DEADLINE: Duration = Duration::from_secs(10);
 /// Clock ticks a second, in which the kernel counts processes' time.
-const TICKS: f64 = 100.0;
+pub(super) const TICKS: f64 = 100.0;
 const WAYS: [&str; 2] = ["direct", "relayed"];
 
 /// `cargo xtask bench path`.
@@ -114,7 +114,7 @@ fn path(client: &Pln, kind: &str) -> Result<f64, String> {
 }
 
 /// Seconds of processors that a node has taken so far.
-fn busy(node: &Pln) -> Result<f64> {
+pub(super) fn busy(node: &Pln) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", node.pid()?))?;
     let (_, fields) = stat.rsplit_once(')').context("a process without a name")?;
     let ticks: Vec<&str> = fields.split_whitespace().skip(11).take(2).collect();
