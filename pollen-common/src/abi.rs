@@ -1,11 +1,9 @@
-//! The kernel layer's shared types: maps and counters as both sides of the eBPF boundary lay them out.
+//! The kernel layer's shared types: labels and what they mean, maps and counters as both sides of the eBPF boundary lay
+//! them out.
 //! Words as they lie in packets, four-byte aligned and without padding: what the kernel's machine compares and adds in one
 //! step each, where arrays of bytes would take as many steps as bytes, and more stack than it has. No allocation, no
 //! `std`; values are made by constructors.
 //! Invariant: a layout that an object was built with is the layout that the daemon reads it with.
-
-use crate::packet::Label;
-use crate::verdict::Use;
 
 /// The name of the XDP program.
 pub const PROGRAM: &str = "pollen";
@@ -28,6 +26,38 @@ pub const LABELS_MAX: u32 = 32_768;
 
 /// Addresses of one machine that are known to the kernel program; at others unknown labels are left to the sockets.
 pub const HERE_MAX: u32 = 256;
+
+/// What tells a circuit's frames from others: made by whoever receives them. The lower half is a slot of its table, the
+/// upper half counts what had that slot before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Label(pub u32);
+
+impl Label {
+    #[must_use]
+    pub const fn new(slot: u16, generation: u16) -> Self {
+        Self((generation as u32) << 16 | slot as u32)
+    }
+
+    #[inline(always)]
+    #[must_use]
+    pub const fn slot(self) -> u32 {
+        self.0 & 0xffff
+    }
+
+    #[must_use]
+    pub const fn generation(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+}
+
+/// What a label means to the node that made it. `P` is how nodes are called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use<P> {
+    /// Frames from `from` go on to `to`, under the label that that one made.
+    Hop { from: P, to: P, out: Label },
+    /// Frames from the relay are of `peer`, and what is sent there goes to the relay under its label.
+    End { relay: P, peer: P, out: Label },
+}
 
 /// Frames and their bytes.
 #[repr(C)]

@@ -3,6 +3,7 @@
 //! nothing of what happens to a packet (see [`crate::verdict`]).
 //! Invariant: no byte is read that the source did not confirm, and every offset is bounded by a constant.
 
+pub use crate::abi::Label;
 use crate::abi::{Endpoint, Leg, NextHop};
 
 /// A number as it lies in a packet, in whatever order: what is read and written in one step.
@@ -60,28 +61,7 @@ pub const RELAY_MARK: u8 = 0x01;
 /// What stands before the packet in a circuit's frame: the mark, flags, the packet's length, the label.
 pub const RELAY_HEADER_BYTES: usize = 8;
 
-/// What tells a circuit's frames from others: made by whoever receives them. The lower half is a slot of its table, the
-/// upper half counts what had that slot before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Label(pub u32);
-
 impl Label {
-    #[must_use]
-    pub const fn new(slot: u16, generation: u16) -> Self {
-        Self((generation as u32) << 16 | slot as u32)
-    }
-
-    #[inline(always)]
-    #[must_use]
-    pub const fn slot(self) -> u32 {
-        self.0 & 0xffff
-    }
-
-    #[must_use]
-    pub const fn generation(self) -> u16 {
-        (self.0 >> 16) as u16
-    }
-
     /// The header of a frame with this label and a packet of so many bytes.
     #[inline(always)]
     #[must_use]

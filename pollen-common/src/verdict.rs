@@ -3,17 +3,9 @@
 //! Knows frames, not where they came from: the caller carries the verdict out.
 //! Invariant: each frame has exactly one verdict, and its reason is counted under one label on every rung.
 
+pub use crate::abi::Use;
 use crate::abi::{Endpoint, Entry, Leg};
 use crate::packet::{self, Bytes, Datagram, Ip, Label, NotDatagram, RelayHeader};
-
-/// What a label means to the node that made it. `P` is how nodes are called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Use<P> {
-    /// Frames from `from` go on to `to`, under the label that that one made.
-    Hop { from: P, to: P, out: Label },
-    /// Frames from the relay are of `peer`, and what is sent there goes to the relay under its label.
-    End { relay: P, peer: P, out: Label },
-}
 
 /// What becomes of a circuit's frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
