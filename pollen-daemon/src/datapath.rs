@@ -202,7 +202,12 @@ impl Datapath {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            self.relay().look(by_sockets());
+            let (datapath, by_sockets) = (self.clone(), by_sockets());
+            // Putting a program on an interface may take its driver a second, in which nobody else's packets wait.
+            let looked = tokio::task::spawn_blocking(move || datapath.relay().look(by_sockets)).await;
+            if let Err(error) = looked {
+                tracing::error!(%error, "the datapath could not be looked after");
+            }
         }
     }
 }

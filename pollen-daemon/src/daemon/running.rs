@@ -315,12 +315,14 @@ impl Running {
         let settings =
             Settings { name, http, log_level, seed_memory_mib, stream_patience_s, relay, datapath, ..was.clone() };
         let patience = settings.stream_patience();
-        // What cannot be had is said now, and not in a log.
-        Datapath::try_out(settings.datapath()).map_err(|error| Refusal {
-            kind: RefusalKind::Usage,
-            message: format!("this node has no such datapath: {error}"),
-            hint: Some("`pln set datapath auto` takes what there is".into()),
-        })?;
+        if was.datapath() != settings.datapath() {
+            // What cannot be had is said now, and not in a log.
+            Datapath::try_out(settings.datapath()).map_err(|error| Refusal {
+                kind: RefusalKind::Usage,
+                message: format!("this node has no such datapath: {error}"),
+                hint: Some("`pln set datapath auto` takes what there is".into()),
+            })?;
+        }
         let most_mib = Machine::memory_mib_max();
         // One that was set on a larger machine stays, and hinders no other setting.
         if seed_memory_mib != was.seed_memory_mib && seed_memory_mib.is_some_and(|mib| mib > most_mib) {

@@ -276,11 +276,15 @@ impl Kernel {
             Choice::XdpGeneric => (XdpMode::Skb, Rung::XdpGeneric),
             _ => (XdpMode::Driver, Rung::Xdp),
         };
-        for index in used {
-            let Some(interface) = self.tables.interface(index).filter(|_| !self.attached.contains_key(&index)) else {
-                continue;
-            };
-            suits(&interface, choice)?;
+        let new: Vec<Interface> = used
+            .into_iter()
+            .filter(|index| !self.attached.contains_key(index))
+            .filter_map(|index| self.tables.interface(index))
+            .collect();
+        // All before any: some drivers drop their link when a program comes, which must not be for nothing.
+        new.iter().try_for_each(|interface| suits(interface, choice))?;
+        for interface in new {
+            let index = interface.index;
             let attached = self.program.attach(index, mode);
             let attached =
                 attached.map_err(|error| Unavailable::Interface(interface.name.clone(), error.to_string()))?;

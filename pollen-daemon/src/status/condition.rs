@@ -42,6 +42,8 @@ pub enum Code {
     ListenerWaits,
     /// The port of `/metrics` cannot be listened on.
     MetricsWait,
+    /// What the operator chose to carry circuits' frames cannot be had.
+    DatapathRefused,
     /// Nobody listens on a port that it serves.
     ServiceUnanswered,
     /// Several machines chose one name.
@@ -56,7 +58,7 @@ pub enum Code {
 
 impl Code {
     /// All of them, so that the metric has its series from the start.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::NotMember,
         Self::MembershipEnds,
         Self::Alone,
@@ -66,6 +68,7 @@ impl Code {
         Self::Disk,
         Self::ListenerWaits,
         Self::MetricsWait,
+        Self::DatapathRefused,
         Self::ServiceUnanswered,
         Self::NameShared,
         Self::NameLost,
@@ -86,6 +89,7 @@ impl Code {
             Self::Disk => "disk",
             Self::ListenerWaits => "listener_waits",
             Self::MetricsWait => "metrics_wait",
+            Self::DatapathRefused => "datapath_refused",
             Self::ServiceUnanswered => "service_unanswered",
             Self::NameShared => "name_shared",
             Self::NameLost => "name_lost",

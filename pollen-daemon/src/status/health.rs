@@ -50,6 +50,7 @@ impl Health {
         conditions.extend(disk(reading));
         conditions.extend(listeners(reading));
         conditions.extend(metrics(reading));
+        conditions.extend(datapath(reading));
         conditions.extend(unanswered(reading));
         conditions.extend(namesakes(reading.view));
         conditions.extend(names(reading.view));
@@ -122,6 +123,13 @@ fn metrics(Reading { troubles, .. }: Reading<'_>) -> Option<Condition> {
     let remedy =
         "stop what uses the port: then it is taken over by itself; or `pln set http` to another, or `pln unset http`";
     Some(degraded(Code::MetricsWait, "http", format!("metrics are off: {why}"), remedy))
+}
+
+fn datapath(Reading { numbers, .. }: Reading<'_>) -> Option<Condition> {
+    let standing = &numbers.datapath.standing;
+    let message = format!("circuits' frames go by the sockets, against the setting: {}", standing.why_not_higher);
+    let remedy = "`pln set datapath auto` takes what there is; it is tried again each minute otherwise";
+    standing.is_refused.then(|| degraded(Code::DatapathRefused, "datapath", message, remedy))
 }
 
 fn unanswered(Reading { troubles, .. }: Reading<'_>) -> impl Iterator<Item = Condition> {

@@ -165,11 +165,14 @@ fn what_the_parts_say_is_wrong_is_a_condition_each_with_what_to_do() {
             policy: pollen_common::views::Policy::default(),
         }],
     };
+    let datapath = &mut sample.numbers.datapath.standing;
+    (datapath.is_refused, datapath.why_not_higher) = (true, "the driver of eth0 does no XDP in both directions".into());
     let listener = &mut sample.listeners[0];
     (listener.local, listener.waiting) = (Vec::new(), Some("address already in use".into()));
     let health = Health::of(sample.reading());
     assert_eq!(health.state, HealthState::Degraded);
-    assert_eq!(codes(&health), [Code::Disk, Code::ListenerWaits, Code::MetricsWait, Code::ServiceUnanswered]);
+    let all = [Code::Disk, Code::ListenerWaits, Code::MetricsWait, Code::DatapathRefused, Code::ServiceUnanswered];
+    assert_eq!(codes(&health), all);
     insta::assert_snapshot!("troubles_as_json", json(&health));
     insta::assert_snapshot!("troubles_as_text", table::status(&Status::of(sample.reading()), NARROW));
 }

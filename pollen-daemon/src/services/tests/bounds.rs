@@ -7,29 +7,14 @@ use pollen_common::node::EventKind;
 use pollen_common::roll::Tier;
 use pollen_common::views::{Policy, Protocol};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpStream, UdpSocket};
 
-use super::cluster::{Cluster, SOON, expect_reset, expect_reset_at};
+use super::cluster::{Cluster, SOON, echo, expect_reset, expect_reset_at};
 use super::view::ViewBuilder;
 use crate::events::Events;
 
 fn with_prop() -> Policy {
     Policy { props: [("env".into(), "prod".into())].into(), ..Policy::default() }
-}
-
-/// A server that echoes until its clients go; returns its port.
-async fn echo() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
-    let port = listener.local_addr().expect("bound").port();
-    tokio::spawn(async move {
-        while let Ok((mut tcp, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let (mut reader, mut writer) = tcp.split();
-                let _ = tokio::io::copy(&mut reader, &mut writer).await;
-            });
-        }
-    });
-    port
 }
 
 async fn echoed(tcp: &mut TcpStream) {

@@ -123,3 +123,18 @@ pub(super) async fn expect_reset(mut tcp: TcpStream) {
     let read = tokio::time::timeout(SOON, tcp.read(&mut [0; 1])).await.expect("in time");
     assert_eq!(read.expect_err("cut").kind(), ErrorKind::ConnectionReset);
 }
+
+/// A server that echoes. Returns its port.
+pub(super) async fn echo() -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+    let port = listener.local_addr().expect("bound").port();
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut reader, mut writer) = tcp.split();
+                let _ = tokio::io::copy(&mut reader, &mut writer).await;
+            });
+        }
+    });
+    port
+}

@@ -6,25 +6,10 @@ use pollen_common::views::Protocol;
 use pollen_common::wire::streams::service::{Header, Target};
 use quinn::Connection;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
-use super::cluster::{Cluster, SOON, expect_reset, expect_reset_at};
+use super::cluster::{Cluster, SOON, echo, expect_reset, expect_reset_at};
 use crate::services::ServiceRef;
-
-/// A server that echoes. Returns its port.
-async fn echo() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
-    let port = listener.local_addr().expect("bound").port();
-    tokio::spawn(async move {
-        while let Ok((mut tcp, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let (mut reader, mut writer) = tcp.split();
-                let _ = tokio::io::copy(&mut reader, &mut writer).await;
-            });
-        }
-    });
-    port
-}
 
 /// An open stream that has carried a byte each way.
 async fn open(addr: std::net::SocketAddr) -> TcpStream {
